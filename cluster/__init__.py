@@ -1,0 +1,1 @@
+"""Where and when things run: Ray, and the command line."""

@@ -1,0 +1,66 @@
+"""`maetrain demo`: the main job, from an archive to the report, in one command."""
+
+import time
+from pathlib import Path
+
+from cluster.comparison import compare_arms
+from cluster.console import say
+from cluster.pipeline import Timings, make_archive, make_encoder, make_setup, make_shards, pretrain_stage
+from cluster.pretrain import check_setup
+from cluster.reporting import check_overlap
+from cluster.session import ray_session
+from cluster.tracked import Tracking, tracked
+from data_shards.archive.layout import read_archive
+from maetrain.checkpoint.fingerprint import fingerprint
+from maetrain.finetune.plan import plan_jobs, pretrain_pool, split_of
+from maetrain.recipes.config import RunConfig
+from maetrain.tracking.mlflow_tracker import open_experiment
+
+EXPERIMENT = "maetrain"
+
+
+def tracking_uri(out: Path) -> str:
+    return f"sqlite:///{(out / 'mlflow.db').resolve()}"
+
+
+def run_demo(config: RunConfig, data: Path | None, out: Path, address: str | None) -> Path:
+    """Everything; returns the report's page. What is finished is kept, what depends on a change is redone."""
+    timings: Timings = {}
+    started = time.perf_counter()
+    if data is not None:
+        read_archive(data)  # a wrong path is said before anything is made
+    out.mkdir(parents=True, exist_ok=True)
+    root = data if data is not None else make_archive(config, out, timings)
+    archive = read_archive(root)
+    say(f"{archive.name}: {len(archive.cases)} scans of {len({c.subject for c in archive.cases})} persons in {root}")
+    with ray_session(address, config.cluster.object_store_mib) as resources:
+        index = make_shards(root, config.shards.model_copy(update={"format": "zarr"}), out, timings)
+        tar_index = make_shards(root, config.shards.model_copy(update={"format": "webdataset"}), out, timings)
+        split = split_of(index, config.split.test_share, config.split.monitor_subjects, config.split.seed)
+        say(f"split: {len(split.test)} test, {len(split.monitor)} monitor, {len(split.train)} training persons")
+        arms: dict[str, str | None] = dict.fromkeys(config.sweep.arms)
+        pool = pretrain_pool(index, split)
+        stage = pretrain_stage(config, index, pool, out)
+        # what can be known to fail later fails now
+        plan_jobs(index, split, config.sweep.budgets, config.sweep.seeds, arms)
+        setup = make_setup(config, index, pool, stage.folder)
+        check_setup(setup, config.cluster.pretrain_workers, resources, config.cluster.cpus_per_worker)
+
+        uri = tracking_uri(out)
+        experiment = open_experiment(uri, EXPERIMENT, out / "mlartifacts")
+        work = fingerprint({"archive": str(root.resolve()), "config": config.model_dump(mode="json")})
+        with tracked(Tracking(uri, experiment, ""), f"demo {archive.name}", work) as parent:
+            tracking = Tracking(uri, experiment, parent.run_id)
+            parent.tags({"kind": "demo"})
+            parent.dataset(index.name, index.sha256, str(index.root), "pretrain")
+            parent.dataset(tar_index.name, tar_index.sha256, str(tar_index.root), "finetune")
+            if "mae" in arms:
+                handover = make_encoder(config, index, stage, pool, resources, tracking, timings)
+                check_overlap(tar_index, split, handover)
+                arms["mae"] = str(handover)
+            # labelled volumes come out of the other format: both are read for real
+            page = compare_arms(config, tar_index, archive, split, arms, out, resources, parent, tracking, timings)
+    say(f"report: {page}")
+    say(f"MLflow: mlflow server --backend-store-uri {uri} --host 127.0.0.1 --port 5000")
+    say(f"done in {time.perf_counter() - started:.0f} s")
+    return page

@@ -1,0 +1,131 @@
+"""The stages between archive and encoder: each is done once for its inputs, and says why when it is done again.
+
+OUT/archive-KEY    synthetic scans, when no archive is given
+OUT/shards/FORMAT-KEY    OUT/pretrain/mae-KEY    OUT/jobs/NAME-KEY
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cluster.console import progress_bar, say
+from cluster.pretrain import run_pretraining
+from cluster.session import Resources
+from cluster.shards import build_shards
+from cluster.stages import Stage
+from cluster.tracked import Tracking, tracked
+from data_shards.archive.layout import read_archive
+from data_shards.build import BuildConfig
+from data_shards.formats.index import ShardIndex
+from data_shards.synthetic import write_archive
+from maetrain.evaluate.pictures import reconstruction
+from maetrain.recipes.config import RunConfig
+from maetrain.tracking.tracker import Tracker
+from maetrain.train.config import PretrainSetup
+from maetrain.train.export import export_encoder
+from maetrain.train.picture import rebuilt_crop
+
+Timings = dict[str, float]
+
+
+@contextmanager
+def timed(stage: Stage, timings: Timings) -> Iterator[None]:
+    """Marks the stage finished unless it raises, and keeps how long it took."""
+    started = time.perf_counter()
+    yield
+    seconds = time.perf_counter() - started
+    stage.finish(seconds)
+    timings[stage.name] = seconds
+
+
+def make_archive(config: RunConfig, out: Path, timings: Timings) -> Path:
+    """The synthetic archive of `config`, written once."""
+    stage = Stage(out, "archive", config.synthetic.model_dump(mode="json"))
+    say(f"archive: {stage.state()}")
+    if not stage.is_finished:
+        with timed(stage, timings):
+            write_archive(stage.folder, config.synthetic)
+    return stage.folder
+
+
+def archive_inputs(root: Path) -> dict[str, list[int]]:
+    """Names, sizes and times of an archive's files: what tells a changed archive from the same one."""
+    archive = read_archive(root)
+    paths = {p for case in archive.cases for p in (*case.image_paths, case.label_path) if p is not None}
+    paths |= {p for p in (root / "dataset.json", root / "subjects.json") if p.is_file()}
+    return {str(p.relative_to(root)): [p.stat().st_size, p.stat().st_mtime_ns] for p in sorted(paths)}
+
+
+def make_shards(root: Path, config: BuildConfig, out: Path, timings: Timings) -> ShardIndex:
+    """The shards of an archive in the format of `config`."""
+    inputs = {"archive": str(root.resolve()), "files": archive_inputs(root), "build": config.model_dump(mode="json")}
+    stage = Stage(out / "shards", config.format, inputs)
+    say(f"shards, {config.format}: {stage.state()}")
+    if not stage.is_finished:
+        with timed(stage, timings), progress_bar(f"{config.format} shards") as bar:
+            build_shards(root, stage.folder, config, bar)
+    index = ShardIndex.load(stage.folder)
+    for bad in index.quarantined:
+        say(f"  quarantined: {bad.reason}")
+    return index
+
+
+def make_setup(config: RunConfig, index: ShardIndex, pool: tuple[str, ...], run_dir: Path) -> PretrainSetup:
+    return PretrainSetup(
+        model=config.model,
+        pretrain=config.pretrain,
+        shards=str(index.root.resolve()),
+        pool_subjects=pool,
+        run_dir=str(run_dir.resolve()),
+    )
+
+
+def pretrain_stage(config: RunConfig, index: ShardIndex, pool: tuple[str, ...], out: Path) -> Stage:
+    """All that the encoder depends on, the number of workers too: it changes the order of the sums."""
+    free = {"checkpoint_every", "keep_checkpoints", "log_every", "loader_workers"}
+    inputs = {
+        "shard_index_sha256": index.sha256,
+        "pool_subjects": list(pool),
+        "model": config.model.model_dump(mode="json"),
+        "pretrain": config.pretrain.model_dump(mode="json", exclude=free),
+        "workers": config.cluster.pretrain_workers,
+    }
+    return Stage(out / "pretrain", "mae", inputs)
+
+
+def pretrain_and_export(
+    setup: PretrainSetup, config: RunConfig, index: ShardIndex, resources: Resources, tracker: Tracker
+) -> Path:
+    """Pretrains in `setup.run_dir`, hands the encoder over there, and draws what it rebuilds."""
+    run_dir = Path(setup.run_dir)
+    with progress_bar("pretraining") as bar:
+        run_pretraining(setup, config.cluster, resources, bar, tracker, say)
+    export_encoder(run_dir, run_dir / "handover")
+    picture = run_dir / "reconstruction.png"
+    reconstruction(picture, *rebuilt_crop(run_dir, index, setup))
+    tracker.file(picture, "reconstructions")
+    tracker.file(run_dir / "handover" / "contract.json", "handover")
+    return run_dir / "handover"
+
+
+def make_encoder(
+    config: RunConfig,
+    index: ShardIndex,
+    stage: Stage,
+    pool: tuple[str, ...],
+    resources: Resources,
+    tracking: Tracking,
+    timings: Timings,
+) -> Path:
+    """The pretraining stage, with a run of its own in the tracker; returns the handover's folder."""
+    setup = make_setup(config, index, pool, stage.folder)
+    say(f"pretraining: {stage.state()}")
+    if stage.is_finished:
+        tracking.adopt(stage.key)
+        return stage.folder / "handover"
+    with timed(stage, timings), tracked(tracking, "pretrain", stage.key) as tracker:
+        tracker.tags({"kind": "pretrain", "pretrain_run": stage.folder.name})
+        tracker.params({"model": setup.model.model_dump(), "pretrain": setup.pretrain.model_dump()})
+        tracker.dataset(index.name, index.sha256, str(index.root), "pretrain")
+        return pretrain_and_export(setup, config, index, resources, tracker)

@@ -1,0 +1,106 @@
+"""Gathers what the stages left on disk into one report."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cluster.stages import Stage
+from data_shards.errors import InputError
+from data_shards.formats.index import ShardIndex
+from data_shards.splits import Split
+from maetrain.checkpoint.handover import PoolScan, read_pool
+from maetrain.finetune.config import FinetuneJob
+from maetrain.finetune.job import JobResult
+from maetrain.recipes.config import RunConfig
+from maetrain.recipes.load import explained
+from maetrain.report.inputs import Curve, Overlap, Picture, PretrainCurve, Quarantined, ReportInputs
+from maetrain.train.curve import Curve as LossCurve
+
+
+def overlap(index: ShardIndex, split: Split, pool: Sequence[PoolScan]) -> Overlap:
+    """How many of the test persons the encoder has seen: by name, and by the voxels of any of their scans."""
+    test = [volume for volume in index.volumes if volume.subject in set(split.test)]
+    seen_subjects, seen_voxels = {s.subject for s in pool}, {s.voxel_sha256 for s in pool}
+    return Overlap(
+        by_person=len({v.subject for v in test if v.subject in seen_subjects}),
+        by_voxel_hash=sum(v.voxel_sha256 in seen_voxels for v in test),
+    )
+
+
+def check_overlap(index: ShardIndex, split: Split, handover: Path) -> Overlap:
+    """InputError where the encoder has seen a test person: the comparison would be void."""
+    found = overlap(index, split, read_pool(handover))
+    if found.by_person or found.by_voxel_hash:
+        raise InputError(
+            f"{handover}: this encoder was pretrained on {found.by_person} of the {len(split.test)} test persons "
+            f"({found.by_voxel_hash} scans with the same voxels); pretrain with the same split as the sweep's"
+        )
+    return found
+
+
+def report_inputs(
+    config: RunConfig,
+    index: ShardIndex,
+    split: Split,
+    arms: Mapping[str, str | None],
+    results: Sequence[JobResult],
+    stages: Mapping[FinetuneJob, Stage],
+    provenance: dict[str, str],
+    out: Path,
+) -> ReportInputs:
+    """Everything on the report's page that is not a score; picture paths are relative to `out`."""
+    handover = next((Path(folder) for folder in arms.values() if folder), None)
+    pool = read_pool(handover) if handover else []
+    loss = LossCurve.load(handover.parent / "curve.jsonl") if handover else LossCurve()
+    return ReportInputs(
+        title=config.title,
+        test_subjects=len(split.test),
+        pool_volumes=len(pool),
+        overlap=overlap(index, split, pool) if handover else None,
+        tolerance_mm=config.evaluate.tolerance_mm,
+        curves=[
+            Curve(budget=r.job.budget, arm=r.job.arm, seed=r.job.seed, steps=r.monitor_steps, dice=r.monitor_dice)
+            for r in results
+        ],
+        pretrain_curve=PretrainCurve(
+            steps=[p.step for p in loss], loss=[p.loss for p in loss], volumes_per_s=[p.volumes_per_s for p in loss]
+        ),
+        pictures=_pictures(handover, stages, out),
+        config_yaml=explained(config),
+        provenance={"shard index": index.sha256, "encoder run": handover.parent.name if handover else "none"}
+        | provenance,
+        quarantined=[Quarantined(case=q.case, path=q.path, reason=q.reason) for q in index.quarantined],
+        notes=_notes(config, index),
+    )
+
+
+def _pictures(handover: Path | None, stages: Mapping[FinetuneJob, Stage], out: Path) -> list[Picture]:
+    """The reconstruction, and one overlay for each budget and arm of the first seed."""
+    found = []
+    if handover is not None:
+        caption = "Middle slices of one crop: the scan, what the encoder saw, and the hidden parts as it rebuilt them."
+        found.append(("reconstruction", caption, handover.parent / "reconstruction.png"))
+    first_seed = min(job.seed for job in stages)
+    for job, stage in stages.items():
+        if job.seed == first_seed:
+            caption = f"First test case, {job.arm}, {job.budget} labelled person{'s' if job.budget > 1 else ''}."
+            found.append(("overlay", caption, stage.folder / "overlay.png"))
+    return [
+        Picture(kind=kind, caption=caption, path=os.path.relpath(path, out))
+        for kind, caption, path in found
+        if path.is_file()
+    ]
+
+
+def _notes(config: RunConfig, index: ShardIndex) -> list[str]:
+    said = []
+    if config.sweep.max_test_cases:
+        said.append(f"Only the first {config.sweep.max_test_cases} test cases were scored (sweep.max_test_cases).")
+    if index.duplicates:
+        said.append(f"{len(index.duplicates)} scans with the voxels of another were left out.")
+    if config.finetune.learning_rate != config.finetune.pretrained_learning_rate:
+        said.append(
+            f"Peak learning rate: {config.finetune.learning_rate:g} from scratch, "
+            f"{config.finetune.pretrained_learning_rate:g} from a pretrained encoder; fixed beforehand, not searched."
+        )
+    return said

@@ -1,0 +1,55 @@
+"""Joining or starting Ray, and what its workers need in their environment."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# Ray's own bars and tables would write over ours
+os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+
+import ray
+
+from data_shards.errors import InputError
+
+
+@dataclass(frozen=True)
+class Resources:
+    cpus: float
+    gpus: float
+
+
+@contextmanager
+def ray_session(address: str | None = None, object_store_mib: int = 256) -> Iterator[Resources]:
+    """Ray for the length of a `with` block: a running cluster at `address`, or one on this machine.
+
+    A session that was open before is used and left open. InputError where no cluster answers at `address`.
+    """
+    if ray.is_initialized():
+        yield _resources()
+        return
+    options: dict = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
+    if address is None:
+        options |= {"include_dashboard": False, "object_store_memory": object_store_mib * 2**20, "num_cpus": _cores()}
+    try:
+        ray.init(address=address or "local", **options)
+    except ConnectionError as error:
+        first = str(error).splitlines()[0]
+        raise InputError(f"--address {address}: no Ray cluster answers ({first}); start one with `ray start`") from None
+    try:
+        yield _resources()
+    finally:
+        ray.shutdown()
+
+
+def _cores() -> int:
+    # the cores this process may use, which inside a container are fewer than the machine's
+    return len(os.sched_getaffinity(0))
+
+
+def _resources() -> Resources:
+    total = ray.cluster_resources()
+    return Resources(total.get("CPU", 0.0), total.get("GPU", 0.0))

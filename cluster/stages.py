@@ -1,0 +1,67 @@
+"""Stages of work whose results are kept in folders named after what they depend on.
+
+A stage that has been finished with the same inputs is not done again; one whose inputs changed gets a new folder, and
+can say what changed. Old folders stay, so going back to old settings costs nothing.
+"""
+
+import json
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from maetrain.checkpoint.commit import write_atomically
+from maetrain.checkpoint.fingerprint import differences, fingerprint
+
+DONE = "stage.json"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """`inputs`: JSON-able settings and hashes of everything the result depends on."""
+
+    root: Path
+    name: str
+    inputs: dict
+
+    @cached_property
+    def key(self) -> str:
+        return fingerprint(self.inputs)
+
+    @property
+    def folder(self) -> Path:
+        return self.root / f"{self.name}-{self.key[:8]}"
+
+    @property
+    def is_finished(self) -> bool:
+        return (self.folder / DONE).is_file()
+
+    def finish(self, seconds: float) -> None:
+        text = json.dumps({"inputs": self.inputs, "seconds": round(seconds, 2), "finished": time.time()}, indent=1)
+        write_atomically(self.folder / DONE, text)
+
+    def seconds(self) -> float:
+        """How long the finished stage took when it ran."""
+        return float(json.loads((self.folder / DONE).read_text())["seconds"])
+
+    def state(self) -> str:
+        """In words: kept, redone because of what, or run for the first time."""
+        if self.is_finished:
+            return f"kept ({self.folder})"
+        former = self._latest_other()
+        if former is None:
+            return "goes on" if self.folder.is_dir() and any(self.folder.iterdir()) else "runs"
+        changed = differences(former, self.inputs)
+        shown = "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")
+        return f"redone, because of {shown}"
+
+    def _latest_other(self) -> dict | None:
+        """Inputs of the newest finished stage of this name."""
+        done = [
+            path
+            for path in self.root.glob(f"{self.name}-????????/{DONE}")
+            if len(path.parent.name) == len(self.name) + 9
+        ]
+        if not done:
+            return None
+        return json.loads(max(done, key=lambda path: path.stat().st_mtime).read_text())["inputs"]

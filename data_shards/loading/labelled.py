@@ -1,0 +1,107 @@
+"""Labelled scans for finetuning: whole cases in memory, and endless batches of augmented crops.
+
+Everything drawn for a sample comes from (seed, its place in the training order), so the same seed gives both arms of a
+comparison the same crops. B batch, C channel, D H W voxels.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_shards.errors import InputError
+from data_shards.formats.index import ShardIndex
+from data_shards.formats.reader import open_reader
+from data_shards.loading.augment import AugmentConfig, augment
+from data_shards.order.crops import Triple, around, crop_start, cut
+from data_shards.order.shuffle import EpochOrder
+from data_shards.order.streams import stream
+
+
+@dataclass(frozen=True)
+class LabelledCase:
+    """A whole preprocessed scan: float32 image (C, D, H, W), uint8 label (D, H, W), spacing in D, H, W order."""
+
+    case: str
+    subject: str
+    image_CDHW: np.ndarray
+    label_DHW: np.ndarray
+    spacing_mm: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class LabelledBatch:
+    """image_BCDHW float32, label_BDHW int64 (class values)."""
+
+    image_BCDHW: Tensor
+    label_BDHW: Tensor
+
+
+def load_labelled(index: ShardIndex, subjects: Sequence[str]) -> list[LabelledCase]:
+    """All labelled scans of `subjects`, in the index's order. InputError for a person who has none."""
+    wanted = set(subjects)
+    absent = wanted - {volume.subject for volume in index.volumes if volume.has_label}
+    if absent:
+        raise InputError(f"person {min(absent)} has no labelled scan in {index.name}: choose others or build again")
+    reader = open_reader(index)
+    return [
+        LabelledCase(v.case, v.subject, reader.read(i, "image"), reader.read(i, "label"), v.spacing_mm)
+        for i, v in enumerate(index.volumes)
+        if v.has_label and v.subject in wanted
+    ]
+
+
+def labelled_batches(
+    cases: Sequence[LabelledCase],
+    crop_DHW: Triple,
+    batch_size: int,
+    seed: int,
+    foreground_share: float,
+    augment_config: AugmentConfig,
+    start_step: int = 0,
+) -> Iterator[LabelledBatch]:
+    """Batches for ever, from `start_step` on. Every case comes once an epoch.
+
+    About `foreground_share` (0..1) of the crops are centred on a random voxel of a random foreground class the case
+    has (as far as the crop then stays inside the scan); the others lie anywhere. Outside a scan is air and background.
+    """
+    if not cases:
+        raise InputError("there are no labelled scans to train on: choose persons who have some")
+    order = EpochOrder(len(cases), seed)
+    foreground = [_voxels_by_class(case.label_DHW) for case in cases]
+    step = start_step
+    while True:
+        samples = []
+        for position in range(step * batch_size, (step + 1) * batch_size):
+            rng = stream(seed, "labelled", position)
+            _, i = order.at(position)
+            start = _start(rng, cases[i].label_DHW.shape, crop_DHW, foreground[i], foreground_share)
+            image_CDHW = cut(cases[i].image_CDHW, start, crop_DHW, cases[i].image_CDHW.min(axis=(1, 2, 3)))
+            label_DHW = cut(cases[i].label_DHW, start, crop_DHW, 0)
+            samples.append(augment(rng, image_CDHW, label_DHW, augment_config, cases[i].spacing_mm))
+        images, labels = zip(*samples, strict=True)
+        yield LabelledBatch(torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels).astype(np.int64)))
+        step += 1
+
+
+def _voxels_by_class(label_DHW: np.ndarray) -> list[np.ndarray]:
+    """For each foreground class in the label the flat places of its voxels."""
+    flat = label_DHW.ravel()
+    places = np.flatnonzero(flat)
+    return [places[flat[places] == k] for k in np.unique(flat[places])]
+
+
+def _start(
+    rng: np.random.Generator,
+    shape_DHW: Sequence[int],
+    crop_DHW: Triple,
+    foreground: list[np.ndarray],
+    foreground_share: float,
+) -> Triple:
+    if foreground and rng.random() < foreground_share:
+        places = foreground[rng.integers(len(foreground))]
+        voxel_DHW = np.unravel_index(int(places[rng.integers(len(places))]), tuple(shape_DHW))
+        return around([int(v) for v in voxel_DHW], shape_DHW, crop_DHW)
+    return crop_start(rng, shape_DHW, crop_DHW)

@@ -1,0 +1,118 @@
+"""Who is tested, who is watched, who is trained on, and in which order label budgets take persons in.
+
+Always persons, never cases. The test persons are drawn first. Budgets are nested: budget k is the first k persons of
+one permutation per seed, and the smallest budget holds every class. Pure functions of names and a seed.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from data_shards.errors import InputError
+from data_shards.formats.files import write_text
+from data_shards.formats.index import ShardIndex
+from data_shards.order.streams import stream
+
+_MAX_REDRAWS = 2000
+
+
+@dataclass(frozen=True)
+class Split:
+    """Persons, each in one part only: `test` for the report, `monitor` for curves during training, `train`."""
+
+    test: tuple[str, ...]
+    monitor: tuple[str, ...]
+    train: tuple[str, ...]
+
+    def save(self, path: Path) -> None:
+        write_text(Path(path), json.dumps(asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> "Split":
+        """Raises InputError when the file is missing or isn't a split."""
+        try:
+            value = json.loads(Path(path).read_text(encoding="utf-8"))
+            return cls(*(tuple(map(str, value[part])) for part in ("test", "monitor", "train")))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{path} is not a split ({type(error).__name__}: {error}): delete it to draw anew"
+            ) from None
+
+
+def classes_by_subject(index: ShardIndex) -> dict[str, frozenset[int]]:
+    """For every labelled person the foreground classes their scans hold (may be none)."""
+    found: dict[str, frozenset[int]] = {}
+    for volume in index.volumes:
+        if volume.has_label:
+            found[volume.subject] = found.get(volume.subject, frozenset()) | (frozenset(volume.label_classes) - {0})
+    return found
+
+
+def make_split(
+    classes_by_subject: Mapping[str, frozenset[int]], test_share: float, num_monitor: int, seed: int
+) -> Split:
+    """Draw round(test_share * persons) test persons (at least 1), then `num_monitor`; the others train.
+
+    Takes labelled persons only. Raises InputError when nobody is left to train on.
+    """
+    persons = sorted(classes_by_subject)
+    num_test = max(1, round(test_share * len(persons)))
+    if len(persons) < num_test + num_monitor + 1:
+        raise InputError(
+            f"{len(persons)} labelled persons are too few for {num_test} test, {num_monitor} monitor and at least "
+            "1 training person: add labelled scans or lower the test share and the number of monitor persons"
+        )
+    drawn = [persons[i] for i in stream(seed, "split").permutation(len(persons))]
+    test, monitor = drawn[:num_test], drawn[num_test : num_test + num_monitor]
+    return Split(tuple(sorted(test)), tuple(sorted(monitor)), tuple(sorted(drawn[num_test + num_monitor :])))
+
+
+def budget_order(
+    train: Sequence[str], classes_by_subject: Mapping[str, frozenset[int]], smallest_budget: int, seed: int
+) -> tuple[str, ...]:
+    """A permutation of `train` whose first `smallest_budget` persons together hold every foreground class.
+
+    Every class means every class that any labelled person has, test persons too. Drawn again until it holds;
+    raises InputError naming a class that is missing when it can't be, or when the budget exceeds the persons.
+    """
+    budget_subjects(train, smallest_budget)
+    wanted: frozenset[int] = frozenset().union(*classes_by_subject.values())
+    persons = sorted(train)
+    nowhere = wanted.difference(*(classes_by_subject[person] for person in persons))
+    if nowhere:
+        raise InputError(
+            f"class {min(nowhere)} occurs in none of the {len(persons)} training persons: "
+            "draw another split (seed) or add labelled scans"
+        )
+    missing: frozenset[int] = wanted
+    for attempt in range(_MAX_REDRAWS):
+        order = [persons[i] for i in stream(seed, "budget", attempt).permutation(len(persons))]
+        missing = wanted.difference(*(classes_by_subject[person] for person in order[:smallest_budget]))
+        if not missing:
+            return tuple(order)
+    raise InputError(
+        f"no {smallest_budget} training persons found in {_MAX_REDRAWS} draws that hold every class, "
+        f"class {min(missing)} was missing in the last: raise the smallest of sweep.budgets"
+    )
+
+
+def budget_subjects(order: Sequence[str], budget: int) -> tuple[str, ...]:
+    """The first `budget` persons of `order`. InputError when there are fewer."""
+    if not 1 <= budget <= len(order):
+        raise InputError(
+            f"budget {budget} can't be met, there are {len(order)} training persons: "
+            f"set sweep.budgets to numbers from 1 to {len(order)}"
+        )
+    return tuple(order[:budget])
+
+
+def check_overlap(index: ShardIndex, split: Split, pool_subjects: Iterable[str]) -> dict[str, int]:
+    """How many test persons are also in the pretraining pool: by name, and by the hash of any of their volumes.
+
+    Keys "by_person" and "by_voxel_hash"; both must be 0 for an honest comparison.
+    """
+    pool, test = set(pool_subjects), set(split.test)
+    pool_hashes = {volume.voxel_sha256 for volume in index.volumes if volume.subject in pool}
+    by_hash = {v.subject for v in index.volumes if v.subject in test and v.voxel_sha256 in pool_hashes}
+    return {"by_person": len(test & pool), "by_voxel_hash": len(by_hash)}

@@ -1,0 +1,1 @@
+"""Committed checkpoints and the handover of the encoder."""

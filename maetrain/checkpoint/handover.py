@@ -1,0 +1,121 @@
+"""The encoder on its way from pretraining to finetuning: safetensors and a JSON contract.
+
+handover/encoder.safetensors   weights, named as in `maetrain.models.encoder.Encoder`
+handover/contract.json         what they are: architecture, geometry, intensities, origin, hashes
+handover/pool.json             which scans they have seen, for the overlap check
+"""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from data_shards.errors import InputError
+from maetrain.checkpoint.commit import sha256_file, write_atomically
+from maetrain.models.config import NNFormerConfig, Triple
+
+WEIGHTS, CONTRACT, POOL = "encoder.safetensors", "contract.json", "pool.json"
+
+
+class EncoderHandover(BaseModel):
+    """The contract. Whoever loads the weights checks their own network and data against it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: int = 1
+    architecture: NNFormerConfig
+    crop_DHW: Triple = Field(description="voxels along D, H, W of the pretraining crops")
+    preprocess: dict = Field(description="spacing and intensity settings of the shards")
+    channel_names: tuple[str, ...]
+    key_map: dict[str, str] = Field(description="name in the weights file -> name in the segmentation network")
+    shard_index_sha256: str
+    pretrain_fingerprint: str
+    step: int = Field(ge=0, description="optimizer steps of pretraining")
+    weights_sha256: str
+
+
+class PoolScan(BaseModel):
+    """One scan that the encoder was pretrained on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    case: str
+    subject: str
+    voxel_sha256: str
+
+
+class HandoverReport(NamedTuple):
+    """Names of the segmentation network that were filled, those that start anew, and weights nobody took."""
+
+    matched: tuple[str, ...]
+    new: tuple[str, ...]
+    unused: tuple[str, ...]
+
+    def line(self) -> str:
+        return f"{len(self.matched)} tensors from pretraining, {len(self.new)} new, {len(self.unused)} unused"
+
+
+def write_handover(
+    folder: Path, encoder_weights: dict[str, Tensor], contract: dict, pool: list[PoolScan]
+) -> EncoderHandover:
+    """`encoder_weights`: names without the "encoder." prefix. `contract`: the fields but key map and hash."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: t.contiguous() for name, t in encoder_weights.items()}, folder / WEIGHTS)
+    handover = EncoderHandover(
+        **contract,
+        key_map={name: f"encoder.{name}" for name in sorted(encoder_weights)},
+        weights_sha256=sha256_file(folder / WEIGHTS),
+    )
+    write_atomically(folder / POOL, json.dumps([scan.model_dump() for scan in pool], indent=1))
+    write_atomically(folder / CONTRACT, handover.model_dump_json(indent=1))
+    return handover
+
+
+def read_handover(folder: Path) -> EncoderHandover:
+    """The contract in `folder`, the weights' hash checked. InputError names what is missing or altered."""
+    path = folder / CONTRACT
+    if not path.is_file():
+        raise InputError(f"{folder}: no encoder handover ({CONTRACT} is missing); make one with `maetrain export`")
+    try:
+        handover = EncoderHandover.model_validate(json.loads(path.read_text()))
+    except (ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a handover contract: {str(error).splitlines()[0]}; export it again") from None
+    if not (folder / WEIGHTS).is_file() or sha256_file(folder / WEIGHTS) != handover.weights_sha256:
+        raise InputError(f"{folder / WEIGHTS}: missing, or not the file the contract speaks of; export it again")
+    return handover
+
+
+def read_pool(folder: Path) -> list[PoolScan]:
+    """The scans the encoder has seen; empty where the handover does not say."""
+    path = folder / POOL
+    return [PoolScan.model_validate(row) for row in json.loads(path.read_text())] if path.is_file() else []
+
+
+def load_encoder(folder: Path, network: nn.Module) -> HandoverReport:
+    """Fills the encoder of a segmentation network from a handover.
+
+    InputError where no tensor fits: then the two networks have nothing in common, and a "pretrained" arm
+    would quietly be a second scratch arm.
+    """
+    handover = read_handover(folder)
+    weights = load_file(folder / WEIGHTS)
+    own = network.state_dict()
+    matched, unused = {}, []
+    for source, tensor in weights.items():
+        target = handover.key_map.get(source, "")
+        if target in own and own[target].shape == tensor.shape:
+            matched[target] = tensor
+        else:
+            unused.append(source)
+    if not matched:
+        raise InputError(
+            f"{folder}: none of its {len(weights)} tensors fits the network (widths "
+            f"{[handover.architecture.width(s) for s in range(handover.architecture.num_stages)]}, "
+            f"{handover.architecture.in_channels} channels); use the model settings of the pretraining run"
+        )
+    network.load_state_dict(matched, strict=False)
+    new = tuple(name for name in own if name not in matched)
+    return HandoverReport(tuple(sorted(matched)), new, tuple(sorted(unused)))

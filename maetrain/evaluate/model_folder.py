@@ -1,0 +1,58 @@
+"""A finetuned network on disk: safetensors and a JSON contract, enough to segment a file with.
+
+model/model.safetensors
+model/model.json
+"""
+
+import json
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from data_shards.errors import InputError
+from data_shards.preprocess import PreprocessConfig
+from maetrain.checkpoint.commit import sha256_file, write_atomically
+from maetrain.models.config import NNFormerConfig, Triple
+from maetrain.models.segmentation import NNFormer
+
+WEIGHTS, CONTRACT = "model.safetensors", "model.json"
+
+
+class ModelContract(BaseModel):
+    """What the weights are and what they must be fed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: int = 1
+    architecture: NNFormerConfig
+    class_names: tuple[str, ...] = Field(description="position = label value; 0 is the background")
+    channel_names: tuple[str, ...]
+    crop_DHW: Triple = Field(description="voxels along D, H, W of a sliding window")
+    preprocess: PreprocessConfig
+    made_by: dict[str, str] = Field(default_factory=dict, description="budget, arm, seed and the like")
+    weights_sha256: str = ""
+
+
+def save_model(folder: Path, network: nn.Module, contract: ModelContract) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}, folder / WEIGHTS)
+    contract = contract.model_copy(update={"weights_sha256": sha256_file(folder / WEIGHTS)})
+    write_atomically(folder / CONTRACT, contract.model_dump_json(indent=1))
+
+
+def load_model(folder: Path) -> tuple[NNFormer, ModelContract]:
+    """The network in eval mode and its contract. InputError names what is missing or altered."""
+    path = folder / CONTRACT
+    if not path.is_file():
+        raise InputError(f"{folder}: no model there ({CONTRACT} is missing); give the `model` folder of a finetune job")
+    try:
+        contract = ModelContract.model_validate(json.loads(path.read_text()))
+    except (ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a model contract: {str(error).splitlines()[0]}") from None
+    if not (folder / WEIGHTS).is_file() or sha256_file(folder / WEIGHTS) != contract.weights_sha256:
+        raise InputError(f"{folder / WEIGHTS}: missing, or not the file that {CONTRACT} speaks of; copy both again")
+    network = NNFormer(contract.architecture, len(contract.class_names))
+    network.load_state_dict(load_file(folder / WEIGHTS))
+    return network.eval(), contract

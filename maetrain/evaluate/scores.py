@@ -1,0 +1,139 @@
+"""scores.csv: one row per (budget, arm, seed, case, class), the raw material of every number in the report.
+
+A row checks itself when it is made, and a table checks that no row occurs twice and that each case belongs to
+one person, because both mistakes would pass silently through every mean that comes later.
+"""
+
+import csv
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_shards.errors import InputError
+from maetrain.evaluate.metrics import CaseScore
+
+HEADER = ("budget", "arm", "seed", "case", "subject", "class", "dice", "hd95_mm", "surface_dice")
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """Scores of one class in one test case, by the model of one (budget, arm, seed).
+
+    budget: labelled persons finetuned on, at least 1. dice, surface_dice: 0..1. hd95_mm: at least 0, finite.
+    """
+
+    budget: int
+    arm: str
+    seed: int
+    case: str
+    subject: str
+    class_name: str
+    dice: float
+    hd95_mm: float
+    surface_dice: float
+
+    def __post_init__(self) -> None:
+        if self.budget < 1:
+            raise InputError(f"budget {self.budget} of case {self.case!r}: must be at least 1 labelled person")
+        for name in ("arm", "case", "subject", "class_name"):
+            if not getattr(self, name).strip():
+                raise InputError(f"empty {name} in the score of case {self.case!r}: every score needs one")
+        for name, high in (("dice", 1.0), ("surface_dice", 1.0), ("hd95_mm", math.inf)):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and 0.0 <= value <= high):
+                limits = "0..1" if high == 1.0 else "a finite number of mm, at least 0"
+                raise InputError(f"{name} {value} of case {self.case!r}, class {self.class_name!r}: must be {limits}")
+
+    @classmethod
+    def of(cls, score: CaseScore, budget: int, arm: str, seed: int) -> "ScoreRow":
+        """The score of a case, with the job that earned it."""
+        return cls(
+            budget,
+            arm,
+            seed,
+            score.case,
+            score.subject,
+            score.class_name,
+            score.dice,
+            score.hd95_mm,
+            score.surface_dice,
+        )
+
+    @property
+    def key(self) -> tuple[int, str, int, str, str]:
+        """What makes a row unique."""
+        return self.budget, self.arm, self.seed, self.case, self.class_name
+
+
+def check_rows(rows: Iterable[ScoreRow], where: str = "scores") -> None:
+    """Raise InputError when a row occurs twice or a case belongs to two persons; `where` names the source."""
+    seen: set[tuple[int, str, int, str, str]] = set()
+    subject_of: dict[str, str] = {}
+    for row in rows:
+        if row.key in seen:
+            raise InputError(
+                f"{where}: budget {row.budget}, arm {row.arm!r}, seed {row.seed}, case {row.case!r}, "
+                f"class {row.class_name!r} occurs twice; keep one of the rows"
+            )
+        seen.add(row.key)
+        if subject_of.setdefault(row.case, row.subject) != row.subject:
+            raise InputError(
+                f"{where}: case {row.case!r} belongs to two persons, {subject_of[row.case]!r} and {row.subject!r}; "
+                "correct the subject column"
+            )
+
+
+def write_scores(path: Path, rows: Sequence[ScoreRow]) -> None:
+    """Write the rows sorted by job and case, through a temporary file, so a reader never sees half a table.
+
+    The classes of a case keep their order, so that tables made from the file list them as the labels count.
+    """
+    check_rows(rows, str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(HEADER)
+        for row in sorted(rows, key=lambda row: row.key[:4]):
+            numbers = [repr(float(value)) for value in (row.dice, row.hd95_mm, row.surface_dice)]
+            writer.writerow([row.budget, row.arm, row.seed, row.case, row.subject, row.class_name, *numbers])
+    os.replace(temporary, path)
+
+
+def read_scores(path: Path) -> list[ScoreRow]:
+    """Read what write_scores wrote, with every digit. Raises InputError naming file and line."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            lines = csv.reader(file, strict=True)
+            header = next(lines, [])
+            if tuple(header) != HEADER:
+                found = ",".join(header)[:120]
+                raise InputError(f"{path}: header {found!r} is not {','.join(HEADER)!r}; is this a scores.csv?")
+            rows = [_row(path, lines.line_num, fields) for fields in lines]
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}; run `maetrain evaluate` to make it") from error
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path}: not a readable CSV file ({error}); run `maetrain evaluate` to make it anew"
+        ) from error
+    if not rows:
+        raise InputError(f"{path}: holds no scores, only the header; run `maetrain evaluate` first")
+    check_rows(rows, str(path))
+    return rows
+
+
+def _row(path: Path, line: int, fields: list[str]) -> ScoreRow:
+    if len(fields) != len(HEADER):
+        raise InputError(f"{path}, line {line}: {len(fields)} fields instead of {len(HEADER)}; is the file cut off?")
+    budget, arm, seed, case, subject, class_name, *numbers = fields
+    try:
+        dice, hd95_mm, surface_dice = (float(number) for number in numbers)
+        return ScoreRow(int(budget), arm, int(seed), case, subject, class_name, dice, hd95_mm, surface_dice)
+    except InputError as error:
+        raise InputError(f"{path}, line {line}: {error}") from error
+    except ValueError as error:
+        raise InputError(
+            f"{path}, line {line}: {error}; budget and seed are whole numbers, scores are numbers"
+        ) from error

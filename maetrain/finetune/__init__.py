@@ -1,0 +1,1 @@
+"""One finetune job: one budget, arm and seed."""

@@ -1,0 +1,41 @@
+"""Settings of a finetune job; the same for every arm but for the learning rate."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from data_shards.loading.augment import AugmentConfig
+from maetrain.models.config import Triple
+
+
+class FinetuneConfig(BaseModel):
+    """Optimizer steps, not epochs, are equal across budgets and arms (evaluation protocol)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    crop_DHW: Triple = Field((32, 32, 32), description="crop and sliding window, voxels along D, H, W")
+    steps: int = Field(150, ge=1, description="optimizer steps of every job")
+    batch: int = Field(2, ge=1, description="crops per step")
+    learning_rate: float = Field(2e-3, gt=0, description="peak AdamW learning rate from random weights")
+    pretrained_learning_rate: float = Field(1e-3, gt=0, description="peak AdamW learning rate from a handover")
+    warmup_steps: int = Field(15, ge=0, description="steps of linear warm-up before the cosine decay")
+    weight_decay: float = Field(1e-2, ge=0, description="AdamW weight decay")
+    clip_norm: float = Field(12.0, gt=0, description="gradients are clipped to this norm")
+    foreground_share: float = Field(0.5, ge=0, le=1, description="share of crops centred on a labelled voxel")
+    augment: AugmentConfig = Field(AugmentConfig(), description="augmentation of training crops")
+    monitor_every: int = Field(30, ge=1, description="steps between Dice measurements on the monitor persons")
+    log_every: int = Field(5, ge=1, description="steps between logged loss points")
+
+
+class FinetuneJob(BaseModel):
+    """One cell of the sweep."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    budget: int = Field(ge=1, description="labelled persons")
+    arm: str = Field(pattern=r"^[a-z][a-z0-9-]*$", description="scratch, mae, or another named start")
+    seed: int = Field(ge=0)
+    subjects: tuple[str, ...] = Field(description="the labelled persons, nested over budgets of one seed")
+    handover: str | None = Field(None, description="folder of an encoder handover; none = random weights")
+
+    @property
+    def name(self) -> str:
+        return f"budget-{self.budget:03d}-{self.arm}-seed-{self.seed}"

@@ -1,0 +1,45 @@
+"""The sweep as a list of jobs: pure, so that it can be looked at before anything runs."""
+
+from collections.abc import Mapping, Sequence
+
+from data_shards.errors import InputError
+from data_shards.formats.index import ShardIndex
+from data_shards.splits import Split, budget_order, budget_subjects, classes_by_subject, make_split
+from maetrain.finetune.config import FinetuneJob
+
+
+def split_of(index: ShardIndex, test_share: float, num_monitor: int, seed: int) -> Split:
+    """The split of an index's labelled persons; the same index and numbers give the same split."""
+    labelled = classes_by_subject(index)
+    if not labelled:
+        raise InputError(f"{index.root}: no labelled scan in it; a sweep needs labels (labelsTr in the archive)")
+    return make_split(labelled, test_share, num_monitor, seed)
+
+
+def pretrain_pool(index: ShardIndex, split: Split | None) -> tuple[str, ...]:
+    """Persons whose scans pretraining may see: all but those who test or monitor."""
+    held_out = {*split.test, *split.monitor} if split else set()
+    return tuple(sorted({volume.subject for volume in index.volumes} - held_out))
+
+
+def plan_jobs(
+    index: ShardIndex,
+    split: Split,
+    budgets: Sequence[int],
+    seeds: Sequence[int],
+    handovers: Mapping[str, str | None],
+) -> list[FinetuneJob]:
+    """One job per (budget, arm, seed); `handovers`: arm -> folder of its encoder, None = random weights.
+
+    For each seed the persons are put in one order whose first k are budget k, so budgets are nested and arms are
+    paired. InputError where a budget is larger than the persons there are, or a class is missing in the smallest.
+    """
+    labelled = classes_by_subject(index)
+    jobs = []
+    for seed in seeds:
+        order = budget_order(split.train, labelled, min(budgets), seed)
+        for budget in budgets:
+            subjects = budget_subjects(order, budget)
+            for arm, handover in handovers.items():
+                jobs.append(FinetuneJob(budget=budget, arm=arm, seed=seed, subjects=subjects, handover=handover))
+    return sorted(jobs, key=lambda job: (job.budget, job.seed, job.arm))

@@ -1,0 +1,1 @@
+"""Which parts of a crop the encoder does not see."""

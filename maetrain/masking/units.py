@@ -1,0 +1,90 @@
+"""Mask units: which blocks of a crop the encoder does not see.
+
+A unit is one token of the encoder's deepest stage (its total stride, in voxels): smaller units would mix
+hidden and visible voxels in one deep token. Units are drawn per sample from the sample's own seed.
+
+B batch, C channel, D H W voxels, G mask units of a crop, P values in a unit (C * unit voxels)
+"""
+
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from data_shards.errors import InputError
+
+Triple = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class MaskUnitGrid:
+    """A crop of `crop_DHW` voxels in units of `unit_DHW` voxels."""
+
+    crop_DHW: Triple
+    unit_DHW: Triple
+
+    def __post_init__(self) -> None:
+        for axis, crop, unit in zip("DHW", self.crop_DHW, self.unit_DHW, strict=True):
+            if crop % unit or crop < unit:
+                below, above = max(crop // unit, 1) * unit, (crop // unit + 1) * unit
+                near = f"{below}" if below == above else f"{below} or {above}"
+                raise InputError(
+                    f"crop {self.crop_DHW} is not a multiple of mask unit {self.unit_DHW} on axis {axis}: "
+                    f"{crop} % {unit} = {crop % unit}; use {near}, or a model with another total stride"
+                )
+
+    @property
+    def grid_DHW(self) -> Triple:
+        return tuple(c // u for c, u in zip(self.crop_DHW, self.unit_DHW, strict=True))  # type: ignore[return-value]
+
+    @property
+    def num_units(self) -> int:
+        return prod(self.grid_DHW)
+
+    def num_hidden(self, ratio: float) -> int:
+        """round(ratio * G); InputError where that leaves no hidden or no visible unit."""
+        hidden = round(ratio * self.num_units)
+        if not 0 < hidden < self.num_units:
+            low, high = 1 / self.num_units, 1 - 1 / self.num_units
+            raise InputError(
+                f"mask ratio {ratio} hides {hidden} of the {self.num_units} units of crop {self.crop_DHW}: "
+                f"at least one must stay hidden and one visible; use {low:.3f} to {high:.3f} or a larger crop"
+            )
+        return hidden
+
+
+def sample_hidden_BG(grid: MaskUnitGrid, seeds_B: Tensor, ratio: float) -> Tensor:
+    """Hide exactly round(ratio * G) units of every sample; 0 < ratio < 1.
+
+    Returns bool (B, G), True = hidden, on the CPU. Drawn from each sample's own seed, so neither the
+    device, the batch it lands in, nor the number of ranks changes its mask.
+    """
+    num_hidden = grid.num_hidden(ratio)
+    is_hidden_BG = torch.zeros(len(seeds_B), grid.num_units, dtype=torch.bool)
+    for row, seed in zip(is_hidden_BG, seeds_B.tolist(), strict=True):
+        generator = torch.Generator().manual_seed(seed)
+        row[torch.randperm(grid.num_units, generator=generator)[:num_hidden]] = True
+    return is_hidden_BG
+
+
+def spread_units(is_hidden_BG: Tensor, grid: MaskUnitGrid, cells_DHW: Triple) -> Tensor:
+    """(B, G) -> (B, D, H, W): each unit repeated over its cells, `cells_DHW` per unit (voxels, or tokens)."""
+    map_BDHW = is_hidden_BG.view(-1, *grid.grid_DHW)
+    for dim, cells in enumerate(cells_DHW, start=1):
+        map_BDHW = map_BDHW.repeat_interleave(cells, dim)
+    return map_BDHW
+
+
+def to_units(volume_BCDHW: Tensor, grid: MaskUnitGrid) -> Tensor:
+    """(B, C, D, H, W) -> (B, G, P), the voxels of each unit side by side."""
+    B, C = volume_BCDHW.shape[:2]
+    (a, b, c), (d, h, w) = grid.grid_DHW, grid.unit_DHW
+    return volume_BCDHW.view(B, C, a, d, b, h, c, w).permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(B, a * b * c, -1)
+
+
+def from_units(units_BGP: Tensor, grid: MaskUnitGrid) -> Tensor:
+    """The inverse of `to_units`: (B, G, P) -> (B, C, D, H, W)."""
+    (a, b, c), (d, h, w) = grid.grid_DHW, grid.unit_DHW
+    blocks = units_BGP.view(units_BGP.shape[0], a, b, c, -1, d, h, w)
+    return blocks.permute(0, 4, 1, 5, 2, 6, 3, 7).reshape(units_BGP.shape[0], -1, a * d, b * h, c * w)

@@ -1,0 +1,1 @@
+"""nnFormer: encoder, segmentation network, masked autoencoder."""

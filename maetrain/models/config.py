@@ -1,0 +1,86 @@
+"""The shape of an nnFormer, as one value.
+
+Published variants and our own small ones differ in nothing but these numbers (Zhou et al., IEEE TIP 2023,
+arXiv:2109.03201; table of variants in docs). Resolution is not among them: it is read from the input.
+"""
+
+from math import prod
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Triple = tuple[int, int, int]
+
+
+def product_DHW(*strides: Triple) -> Triple:
+    """The stride of several strided steps after one another; (1, 1, 1) for none."""
+    D, H, W = (prod(axis) for axis in zip((1, 1, 1), *strides, strict=True))
+    return D, H, W
+
+
+class NNFormerConfig(BaseModel):
+    """Encoder and decoder of one nnFormer. Lists run from the shallowest stage to the deepest."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    in_channels: int = Field(1, ge=1, description="image channels (contrasts) per volume")
+    embed_dim: int = Field(24, ge=2, multiple_of=2, description="width E of the first stage; doubles at every stage")
+    depths: tuple[int, ...] = Field((2, 2, 2), min_length=2, description="window blocks per encoder stage")
+    num_heads: tuple[int, ...] = Field((2, 4, 8), description="attention heads per encoder stage")
+    windows: tuple[Triple, ...] = Field(
+        ((4, 4, 4), (4, 4, 4), (8, 8, 8)), description="attention window per stage, tokens along D, H, W"
+    )
+    stem_strides: tuple[Triple, Triple] = Field(
+        ((2, 2, 2), (1, 1, 1)), description="strides of the stem's two blocks, voxels along D, H, W"
+    )
+    down_strides: tuple[Triple, ...] = Field(
+        ((2, 2, 2), (2, 2, 2)), description="stride of each downsampling between stages, tokens along D, H, W"
+    )
+    decoder_depths: tuple[int, ...] = Field((2, 2), description="blocks per decoder stage, shallow to deep, >= 1")
+    decoder_heads: tuple[int, ...] = Field((2, 4), description="attention heads per decoder stage, shallow to deep")
+    mlp_ratio: float = Field(4.0, gt=0, description="hidden width of an MLP over its input width")
+    drop_path: float = Field(0.2, ge=0, lt=1, description="stochastic depth of the last encoder block; rises from 0")
+    supervised_scales: int = Field(1, ge=1, description="scales with a segmentation head, 1 = full resolution only")
+
+    @property
+    def num_stages(self) -> int:
+        return len(self.depths)
+
+    @property
+    def stem_stride(self) -> Triple:
+        """Voxels per token of the first stage along D, H, W."""
+        return product_DHW(*self.stem_strides)
+
+    @property
+    def total_stride(self) -> Triple:
+        """Voxels per token of the deepest stage along D, H, W: the mask unit."""
+        return product_DHW(*self.stem_strides, *self.down_strides)
+
+    def width(self, stage: int) -> int:
+        """Channels of stage `stage`, 0 = shallowest."""
+        return self.embed_dim * 2**stage
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "NNFormerConfig":
+        stages = self.num_stages
+        for name, want in (
+            ("num_heads", stages),
+            ("windows", stages),
+            ("down_strides", stages - 1),
+            ("decoder_depths", stages - 1),
+            ("decoder_heads", stages - 1),
+        ):
+            got = len(getattr(self, name))
+            if got != want:
+                raise ValueError(f"{name} has {got} entries, but depths has {stages} stages: give {want}")
+        for where, heads_per_stage in (("num_heads", self.num_heads), ("decoder_heads", self.decoder_heads)):
+            for stage, heads in enumerate(heads_per_stage):
+                width = self.width(stage)
+                if heads < 1 or width % heads:
+                    fits = [h for h in range(1, width + 1) if width % h == 0]
+                    nearest = min(fits, key=lambda h: abs(h - heads))
+                    raise ValueError(
+                        f"{where}[{stage}] = {heads} does not divide the width {width} of stage {stage}: use {nearest}"
+                    )
+        if self.supervised_scales > stages - 1:
+            raise ValueError(f"supervised_scales = {self.supervised_scales}, but the decoder has {stages - 1} scales")
+        return self

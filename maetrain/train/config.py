@@ -1,0 +1,60 @@
+"""Settings of one pretraining run."""
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from data_shards.errors import InputError
+from maetrain.models.config import NNFormerConfig, Triple
+from maetrain.models.mae import MaeConfig
+
+
+class PretrainConfig(BaseModel):
+    """All that decides the curve of a pretraining run, and how often it is saved and logged."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mae: MaeConfig = Field(MaeConfig(), description="masking and MAE decoder")
+    crop_DHW: Triple = Field((32, 32, 32), description="crop, voxels along D, H, W; multiples of the total stride")
+    steps: int = Field(200, ge=0, description="optimizer steps; 0 gives the random-weights control")
+    global_batch: int = Field(8, ge=1, description="crops per optimizer step over all ranks")
+    micro_batch: int = Field(4, ge=1, description="crops per rank and forward pass")
+    learning_rate: float = Field(1e-3, gt=0, description="peak AdamW learning rate")
+    warmup_steps: int = Field(20, ge=0, description="steps of linear warm-up before the cosine decay")
+    weight_decay: float = Field(0.05, ge=0, description="AdamW weight decay")
+    clip_norm: float = Field(1.0, ge=0, description="gradients are clipped to this norm; 0 = off")
+    zero_stage: int = Field(2, ge=0, le=2, description="DeepSpeed ZeRO stage: 0 none, 1 optimizer, 2 + gradients")
+    precision: str = Field("fp32", pattern="^(fp32|bf16)$", description="fp32, or bf16 with fp32 master weights")
+    mirror_DHW: tuple[bool, bool, bool] = Field((False, False, False), description="random flips along D, H, W")
+    loader_workers: int = Field(0, ge=0, description="reader processes per rank; 0 = in the training process")
+    checkpoint_every: int = Field(100, ge=1, description="steps between committed checkpoints")
+    keep_checkpoints: int = Field(2, ge=1, description="committed checkpoints kept")
+    log_every: int = Field(5, ge=1, description="steps between logged points")
+    seed: int = Field(0, ge=0, description="root of all random streams: weights, order, crops, masks, drop path")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "PretrainConfig":
+        if self.precision == "bf16" and self.zero_stage == 0:
+            raise ValueError("precision = bf16 keeps fp32 master weights in ZeRO: use zero_stage 1 or 2")
+        return self
+
+    def accumulation(self, world_size: int) -> int:
+        """Forward passes per rank and optimizer step. InputError where the batch does not divide."""
+        per_pass = self.micro_batch * world_size
+        if self.global_batch % per_pass:
+            near = max(round(self.global_batch / per_pass), 1) * per_pass
+            raise InputError(
+                f"pretrain.global_batch = {self.global_batch} is not a multiple of micro_batch x workers = "
+                f"{self.micro_batch} x {world_size} = {per_pass}; use pretrain.global_batch={near}"
+            )
+        return self.global_batch // per_pass
+
+
+class PretrainSetup(BaseModel):
+    """A pretraining run complete: the network, the settings, and where data and results are."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: NNFormerConfig
+    pretrain: PretrainConfig
+    shards: str = Field(description="folder of a shard index")
+    pool_subjects: tuple[str, ...] = Field(description="persons whose scans may be seen")
+    run_dir: str = Field(description="folder of checkpoints and curve, seen by every rank")

@@ -1,0 +1,55 @@
+"""The process group, whoever started it: Ray Train, torchrun, or nobody (one process)."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class RankInfo:
+    """Who this process is; `device` is where its tensors live."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+
+def _device(local_rank: int) -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    # a launcher that shows each rank only its own GPU leaves one; otherwise the local rank picks
+    device = torch.device("cuda", local_rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
+
+
+@contextmanager
+def joined_group() -> Iterator[RankInfo]:
+    """Uses the group that is there, or joins the one torchrun describes, or makes one of a single process.
+
+    A group that was there is left alone at the end; one made here is destroyed.
+    """
+    device = _device(int(os.environ.get("LOCAL_RANK", "0")))
+    if dist.is_initialized():
+        yield RankInfo(dist.get_rank(), dist.get_world_size(), device)
+        return
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    if "RANK" in os.environ:
+        dist.init_process_group(backend)
+    else:
+        handle, path = tempfile.mkstemp(prefix="maetrain-group-")
+        os.close(handle)
+        dist.init_process_group(backend, store=dist.FileStore(path, 1), rank=0, world_size=1)
+    try:
+        yield RankInfo(dist.get_rank(), dist.get_world_size(), device)
+    finally:
+        dist.destroy_process_group()

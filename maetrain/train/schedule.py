@@ -1,0 +1,11 @@
+"""Learning rate as a pure function of the step."""
+
+from math import cos, pi
+
+
+def warmup_cosine(step: int, peak: float, warmup_steps: int, total_steps: int, floor: float = 0.01) -> float:
+    """Linear from peak / warmup_steps up to `peak`, then half a cosine down to `floor * peak` at the last step."""
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / max(total_steps - warmup_steps - 1, 1)
+    return peak * (floor + (1 - floor) * 0.5 * (1 + cos(pi * min(progress, 1.0))))

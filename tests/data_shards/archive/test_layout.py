@@ -1,0 +1,119 @@
+import json
+
+import numpy as np
+import pytest
+
+from data_shards.archive.layout import read_archive
+from data_shards.errors import InputError
+from tests.data_shards.helpers import place_code, write_archive, write_nifti
+
+VOXELS = place_code((3, 3, 3))
+
+
+def test_a_decathlon_folder_gives_its_cases_persons_and_classes(tmp_path):
+    write_archive(tmp_path, [(6, 6, 6)] * 3)
+    (tmp_path / "subjects.json").write_text(json.dumps({"case_0": "anna", "case_2": "anna"}))
+    write_nifti(tmp_path / "imagesTs" / "case_9.nii.gz", VOXELS)
+    archive = read_archive(tmp_path)
+    assert (archive.name, archive.channel_names) == ("Places", ("MRI",))
+    assert archive.class_names == ("background", "part 1", "part 2")
+    assert [(c.case, c.subject) for c in archive.cases] == [
+        ("case_0", "anna"), ("case_1", "case_1"), ("case_2", "anna"), ("case_9", "case_9"),
+    ]  # fmt: skip
+    assert archive.cases[1].image_paths == (tmp_path / "imagesTr/case_1.nii.gz",)
+    assert archive.cases[1].label_path == tmp_path / "labelsTr/case_1.nii.gz"
+    assert archive.cases[3].label_path is None
+
+
+def test_without_a_training_list_the_folders_are_scanned(tmp_path):
+    write_archive(tmp_path, [(6, 6, 6)] * 2)
+    header = json.loads((tmp_path / "dataset.json").read_text())
+    del header["training"]
+    (tmp_path / "dataset.json").write_text(json.dumps(header))
+    (tmp_path / "labelsTr/case_1.nii.gz").unlink()
+    (tmp_path / "imagesTr/._case_0.nii.gz").write_bytes(b"left by a Mac")
+    cases = read_archive(tmp_path).cases
+    assert [(c.case, c.label_path is not None) for c in cases] == [("case_0", True), ("case_1", False)]
+
+
+def write_nnunet(root, channels=("0000", "0001")):
+    for channel in channels:
+        write_nifti(root / "imagesTr" / f"liver_01_{channel}.nii.gz", VOXELS)
+    write_nifti(root / "labelsTr" / "liver_01.nii.gz", np.zeros((3, 3, 3), np.uint8))
+    header = {"channel_names": {"0": "T1", "1": "T2"}, "labels": {"background": 0, "tumor": 2, "liver": 1}}
+    (root / "dataset.json").write_text(json.dumps(header | {"file_ending": ".nii.gz", "numTraining": 1}))
+
+
+def test_an_nnunet_folder_groups_channels_in_order(tmp_path):
+    write_nnunet(tmp_path)
+    archive = read_archive(tmp_path)
+    assert archive.channel_names == ("T1", "T2") and archive.class_names == ("background", "liver", "tumor")
+    (case,) = archive.cases
+    assert case.case == "liver_01" and case.label_path is not None
+    assert [path.name for path in case.image_paths] == ["liver_01_0000.nii.gz", "liver_01_0001.nii.gz"]
+
+
+def test_a_missing_channel_is_named(tmp_path):
+    write_nnunet(tmp_path, channels=("0001",))
+    with pytest.raises(InputError, match=r"liver_01.*\[1\].*names 2"):
+        read_archive(tmp_path)
+
+
+def test_a_plain_tree_is_an_unlabelled_archive(tmp_path):
+    write_nifti(tmp_path / "b/visit.1/t1.nii", VOXELS)
+    write_nifti(tmp_path / "a.nii.gz", VOXELS)
+    archive = read_archive(tmp_path)
+    assert [(c.case, c.label_path) for c in archive.cases] == [("a", None), ("b__visit_1__t1", None)]
+    assert archive.class_names == ("background",)
+
+
+def test_two_files_of_one_case_name_are_refused(tmp_path):
+    write_nifti(tmp_path / "a b.nii", VOXELS)
+    write_nifti(tmp_path / "a.b.nii", VOXELS)
+    with pytest.raises(InputError, match="both make case 'a_b'"):
+        read_archive(tmp_path)
+
+
+def test_missing_and_empty_folders_are_told_apart(tmp_path):
+    with pytest.raises(InputError, match="nowhere is not a folder"):
+        read_archive(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="holds no NIfTI"):
+        read_archive(tmp_path)
+
+
+def test_a_listed_file_that_is_not_there_is_named(tmp_path):
+    write_archive(tmp_path, [(6, 6, 6)] * 2)
+    (tmp_path / "labelsTr/case_1.nii.gz").unlink()
+    with pytest.raises(InputError, match=r"labelsTr/case_1\.nii\.gz is listed"):
+        read_archive(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param({"labels": {"0": "background", "2": "x"}}, "renumber", id="gap in the label values"),
+        pytest.param({"labels": {"background": 0, "x": [1, 2]}}, "renumber", id="nnU-Net regions"),
+        pytest.param({"labels": {"0": "background", "1": "x", "2": "x"}}, "renumber", id="one name twice"),
+        pytest.param({"labels": ["x"]}, "renumber", id="labels as list"),
+        pytest.param({"modality": {"1": "MRI"}}, "channel_names", id="channels not from 0"),
+        pytest.param({"modality": None}, "channel_names", id="no channels"),
+        pytest.param({"training": "all"}, "training", id="training is no list"),
+        pytest.param({"training": [{"label": "x"}]}, "training entry", id="entry without image"),
+    ],
+)
+def test_a_broken_header_gives_one_line_naming_it(tmp_path, change, message):
+    write_archive(tmp_path, [(6, 6, 6)])
+    header = json.loads((tmp_path / "dataset.json").read_text())
+    (tmp_path / "dataset.json").write_text(json.dumps(header | change))
+    with pytest.raises(InputError, match=message) as caught:
+        read_archive(tmp_path)
+    assert "dataset.json" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "subjects.json"])
+@pytest.mark.parametrize("text", ["{", "[]", '"x"'])
+def test_garbled_json_is_named(tmp_path, name, text):
+    write_archive(tmp_path, [(6, 6, 6)])
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=name):
+        read_archive(tmp_path)

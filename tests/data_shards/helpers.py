@@ -1,0 +1,58 @@
+"""Small archives and builds whose voxels say who and where they are."""
+
+import gzip
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from data_shards.build import BuildConfig, build
+from data_shards.formats.index import ShardIndex
+from data_shards.preprocess import PreprocessConfig
+
+# Percentiles 0..100 clip nothing, so a stored voxel can be decoded back to the number in the file.
+KEEP_ALL = PreprocessConfig(clip_percentiles=(0, 100), crop_to_content=False)
+
+
+def write_nifti(path: Path, data: np.ndarray, affine: np.ndarray | None = None) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    raw = nib.Nifti1Image(data, np.eye(4) if affine is None else affine).to_bytes()
+    path.write_bytes(gzip.compress(raw, mtime=0) if path.name.endswith(".gz") else raw)
+    return path
+
+
+def place_code(shape_XYZ: tuple[int, int, int]) -> np.ndarray:
+    """int16 (X, Y, Z): every voxel has a number of its own, x fastest."""
+    return np.arange(np.prod(shape_XYZ), dtype=np.int16).reshape(shape_XYZ, order="F")
+
+
+def write_archive(root: Path, shapes_XYZ: list[tuple[int, int, int]], num_classes: int = 3) -> Path:
+    """MSD layout; case i is `case_i`, its voxels are the place code + 1000 * i, labels are blocks of each class."""
+    training = []
+    for i, shape in enumerate(shapes_XYZ):
+        label = np.zeros(shape, dtype=np.uint8)
+        for k in range(1, num_classes):
+            label[1 + k, 2:4, i % 3 : 5] = k
+        write_nifti(root / "imagesTr" / f"case_{i}.nii.gz", place_code(shape) + np.int16(1000 * i))
+        write_nifti(root / "labelsTr" / f"case_{i}.nii.gz", label)
+        training.append({"image": f"./imagesTr/case_{i}.nii.gz", "label": f"./labelsTr/case_{i}.nii.gz"})
+    header = {"name": "Places", "modality": {"0": "MRI"}, "labels": labels(num_classes), "training": training}
+    (root / "dataset.json").write_text(json.dumps(header))
+    return root
+
+
+def labels(num_classes: int) -> dict[str, str]:
+    return {"0": "background"} | {str(k): f"part {k}" for k in range(1, num_classes)}
+
+
+def build_places(folder: Path, shapes_XYZ: list[tuple[int, int, int]], format: str = "zarr", **settings) -> ShardIndex:
+    write_archive(folder / "archive", shapes_XYZ)
+    config = BuildConfig(format=format, preprocess=KEEP_ALL, **{"volumes_per_shard": 2, **settings})
+    return build(folder / "archive", folder / "shards", config)
+
+
+def decode(index: ShardIndex, i: int, stored: np.ndarray) -> np.ndarray:
+    """Stored voxels of volume i -> the whole numbers that stood in the file (float16 keeps them apart)."""
+    numbers = index.volumes[i].preprocess
+    return np.rint(stored * numbers["scale_C"][0] + numbers["shift_C"][0]).astype(int)

@@ -1,0 +1,88 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from data_shards.errors import InputError
+from data_shards.loading.augment import AugmentConfig
+from data_shards.loading.labelled import LabelledCase, labelled_batches, load_labelled
+from tests.data_shards.helpers import build_places
+
+OFF = AugmentConfig(enabled=False)
+CROP = (4, 5, 6)
+
+
+def marked_case(i: int) -> LabelledCase:
+    """Voxels are their own flat place + 10000 * i; class 1 is one far corner voxel, class 2 a small block."""
+    shape = (20, 22, 24)
+    label = np.zeros(shape, np.uint8)
+    label[18, 20, 22] = 1
+    label[3:6, 3:6, 3:6] = 2
+    image = np.arange(label.size, dtype=np.float32).reshape(1, *shape) + 10_000 * i
+    return LabelledCase(f"c{i}", f"p{i}", image, label, (1.0, 1.0, 1.0))
+
+
+CASES = [marked_case(i) for i in range(3)]
+
+
+def read(num_steps: int, share: float = 0.5, augment: AugmentConfig = OFF, **settings):
+    return list(itertools.islice(labelled_batches(CASES, CROP, 2, 0, share, augment, **settings), num_steps))
+
+
+def test_labelled_scans_are_loaded_by_person(tmp_path):
+    index = build_places(tmp_path, [(8, 9, 10), (7, 12, 6), (10, 6, 9)])
+    cases = load_labelled(index, ["case_2", "case_0"])
+    assert [(case.case, case.subject) for case in cases] == [("case_0", "case_0"), ("case_2", "case_2")]
+    assert cases[1].image_CDHW.shape == (1, 9, 6, 10) and cases[1].label_DHW.shape == (9, 6, 10)
+    with pytest.raises(InputError, match="person nobody has no labelled scan"):
+        load_labelled(index, ["case_0", "nobody"])
+
+
+def test_image_and_label_of_a_crop_come_from_the_same_place():
+    seen = []
+    for batch in read(30):
+        assert batch.image_BCDHW.dtype == torch.float32 and batch.label_BDHW.dtype == torch.int64
+        assert batch.image_BCDHW.shape == (2, 1, *CROP) and batch.label_BDHW.shape == (2, *CROP)
+        for image, label in zip(batch.image_BCDHW[:, 0].numpy(), batch.label_BDHW.numpy(), strict=True):
+            i, places = int(image.flat[0] // 10_000), (image % 10_000).astype(int)
+            # 20 * 22 * 24 = 10560 places: the last 560 wrap, the case is told by the first voxel and checked by all
+            places = (image - 10_000 * i).astype(int)
+            d, h, w = np.unravel_index(places.flat[0], CASES[i].label_DHW.shape)
+            box = np.s_[d : d + 4, h : h + 5, w : w + 6]
+            assert np.array_equal(CASES[i].image_CDHW[0][box], image)
+            assert np.array_equal(CASES[i].label_DHW[box], label)
+            seen.append(i)
+    assert [seen.count(i) for i in range(3)] == [20, 20, 20]  # every case once an epoch
+
+
+@pytest.mark.parametrize(("share", "low", "high"), [(1.0, 200, 200), (0.0, 0, 40), (0.5, 80, 130)])
+def test_the_share_of_crops_with_foreground_is_what_was_asked(share, low, high):
+    has_foreground = [bool(label.any()) for batch in read(100, share) for label in batch.label_BDHW]
+    assert low <= sum(has_foreground) <= high
+
+
+def test_a_class_of_one_voxel_is_drawn_as_often_as_a_large_one():
+    crops = [label for batch in read(100, 1.0) for label in batch.label_BDHW]
+    assert 70 < sum(bool((label == 1).any()) for label in crops) < 130
+
+
+def test_the_same_seed_and_step_give_the_same_batch():
+    def voxels(batches):
+        return [(b.image_BCDHW.numpy().tobytes(), b.label_BDHW.numpy().tobytes()) for b in batches]
+
+    strong = AugmentConfig()
+    assert voxels(read(8, augment=strong)) == voxels(read(8, augment=strong))
+    assert voxels(read(3, augment=strong, start_step=5)) == voxels(read(8, augment=strong))[5:]
+
+
+def test_crops_beyond_a_small_scan_are_air_and_background():
+    (batch,) = itertools.islice(labelled_batches(CASES[:1], (30, 30, 30), 1, 0, 1.0, OFF), 1)
+    image, label = batch.image_BCDHW[0, 0], batch.label_BDHW[0]
+    assert image.min() == 0 and (image > 0).sum() == 20 * 22 * 24 - 1
+    assert (label == 2).sum() == 27 and (label == 1).sum() == 1
+
+
+def test_no_cases_is_an_error():
+    with pytest.raises(InputError, match="no labelled scans"):
+        next(labelled_batches([], CROP, 1, 0, 0.5, OFF))

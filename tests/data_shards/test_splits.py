@@ -1,0 +1,102 @@
+from dataclasses import replace
+
+import pytest
+
+from data_shards.errors import InputError
+from data_shards.splits import (
+    Split,
+    budget_order,
+    budget_subjects,
+    check_overlap,
+    classes_by_subject,
+    make_split,
+)
+from tests.data_shards.formats.test_index import INDEX, VOLUME
+
+PERSONS = {f"p{i:02d}": frozenset({1, 2} if i % 5 else {1, 2, 3}) for i in range(30)}  # every fifth has class 3
+
+
+@pytest.mark.parametrize(("share", "monitor", "num_test"), [(0.2, 3, 6), (0.0, 0, 1), (0.9, 2, 27)])
+def test_a_split_puts_every_person_into_one_part(share, monitor, num_test):
+    split = make_split(PERSONS, share, monitor, seed=0)
+    assert (len(split.test), len(split.monitor)) == (num_test, monitor)
+    assert sorted(split.test + split.monitor + split.train) == sorted(PERSONS)
+
+
+def test_a_split_depends_on_seed_and_names_alone():
+    split = make_split(PERSONS, 0.2, 3, seed=0)
+    assert split == make_split(dict(reversed(PERSONS.items())), 0.2, 3, seed=0)
+    assert split.test != make_split(PERSONS, 0.2, 3, seed=1).test
+
+
+def test_too_few_persons_are_counted():
+    with pytest.raises(InputError, match="3 labelled persons are too few for 1 test, 2 monitor"):
+        make_split({name: PERSONS[name] for name in ("p00", "p01", "p02")}, 0.2, 2, seed=0)
+
+
+def test_a_split_survives_its_file(tmp_path):
+    split = make_split(PERSONS, 0.2, 3, seed=0)
+    split.save(tmp_path / "split.json")
+    assert Split.load(tmp_path / "split.json") == split
+    for text in ("{", "[]", '{"test": []}', '{"test": 1, "monitor": 2, "train": 3}'):
+        (tmp_path / "split.json").write_text(text)
+        with pytest.raises(InputError, match="split.json"):
+            Split.load(tmp_path / "split.json")
+    with pytest.raises(InputError, match="nowhere"):
+        Split.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_budgets_are_nested_and_the_smallest_holds_every_class(seed):
+    order = budget_order(sorted(PERSONS), PERSONS, smallest_budget=1, seed=seed)
+    assert sorted(order) == sorted(PERSONS)
+    budgets = [budget_subjects(order, k) for k in (1, 2, 8, 30)]
+    assert all(set(small) < set(large) for small, large in zip(budgets, budgets[1:], strict=False))
+    assert frozenset().union(*(PERSONS[p] for p in budgets[0])) == {1, 2, 3}
+
+
+def test_seeds_draw_other_orders_and_the_same_seed_the_same():
+    orders = [budget_order(sorted(PERSONS), PERSONS, 2, seed) for seed in (0, 1, 0)]
+    assert orders[0] == orders[2] != orders[1]
+
+
+def test_a_class_that_no_training_person_has_is_named():
+    train = [person for person in PERSONS if 3 not in PERSONS[person]]
+    with pytest.raises(InputError, match="class 3 occurs in none of the 24"):
+        budget_order(train, PERSONS, 2, seed=0)
+
+
+def test_a_smallest_budget_that_can_not_hold_all_classes_is_named():
+    alone = {"a": frozenset({1}), "b": frozenset({2})}
+    with pytest.raises(InputError, match=r"no 1 training persons.*sweep\.budgets"):
+        budget_order(["a", "b"], alone, 1, seed=0)
+    assert set(budget_order(["a", "b"], alone, 2, seed=0)) == {"a", "b"}
+
+
+@pytest.mark.parametrize("budget", [0, -1, 4])
+def test_a_budget_beyond_the_persons_names_both_numbers_and_the_setting(budget):
+    with pytest.raises(InputError, match=rf"budget {budget} .* 3 training persons: set sweep\.budgets"):
+        budget_subjects(("a", "b", "c"), budget)
+
+
+def test_classes_come_from_all_labelled_scans_of_a_person():
+    volumes = (
+        replace(VOLUME, subject="anna", label_classes=(0, 1)),
+        replace(VOLUME, subject="anna", label_classes=(0, 2)),
+        replace(VOLUME, subject="bert", label_classes=(0,)),
+        replace(VOLUME, subject="carl", has_label=False, label_classes=()),
+    )
+    assert classes_by_subject(replace(INDEX, volumes=volumes)) == {"anna": frozenset({1, 2}), "bert": frozenset()}
+
+
+def test_overlap_is_found_by_name_and_by_voxels():
+    volumes = (
+        replace(VOLUME, subject="anna", voxel_sha256="1"),
+        replace(VOLUME, subject="bert", voxel_sha256="2"),
+        replace(VOLUME, subject="bert under another name", voxel_sha256="2"),
+        replace(VOLUME, subject="carl", voxel_sha256="3"),
+    )
+    index, split = replace(INDEX, volumes=volumes), Split(("anna", "bert"), (), ("carl",))
+    assert check_overlap(index, split, ["carl"]) == {"by_person": 0, "by_voxel_hash": 0}
+    assert check_overlap(index, split, ["carl", "anna"]) == {"by_person": 1, "by_voxel_hash": 1}
+    assert check_overlap(index, split, ["bert under another name"]) == {"by_person": 0, "by_voxel_hash": 1}

@@ -1,0 +1,80 @@
+"""scores.csv keeps every digit, and a garbled one is refused with file and line."""
+
+from pathlib import Path
+
+import pytest
+
+from data_shards.errors import InputError
+from maetrain.evaluate.metrics import CaseScore
+from maetrain.evaluate.scores import ScoreRow, read_scores, write_scores
+
+from ..report.builders import make_rows, row
+
+HEADER = "budget,arm,seed,case,subject,class,dice,hd95_mm,surface_dice"
+
+
+def test_scores_come_back_with_every_digit(tmp_path: Path) -> None:
+    rows = make_rows(num_subjects=3) + [ScoreRow(8, "mae", 1, 'a "quoted", case', "anna", "ö", 1 / 3, 1e-9, 0.1 + 0.2)]
+    write_scores(tmp_path / "scores.csv", rows)
+    assert set(read_scores(tmp_path / "scores.csv")) == set(rows)
+    assert (tmp_path / "scores.csv").read_text().splitlines()[0] == HEADER
+
+
+def test_the_order_of_jobs_and_cases_does_not_change_the_file(tmp_path: Path) -> None:
+    rows = make_rows(num_subjects=3)
+    write_scores(tmp_path / "a.csv", rows)
+    write_scores(tmp_path / "b.csv", sorted(rows, key=lambda r: (r.case, -r.seed, r.arm)))
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+
+
+def test_classes_keep_their_order_in_the_file(tmp_path: Path) -> None:
+    rows = [row(1, "mae", 0, "c", "p", name, 0.5) for name in ("front", "back", "middle")]
+    write_scores(tmp_path / "scores.csv", rows)
+    assert [r.class_name for r in read_scores(tmp_path / "scores.csv")] == ["front", "back", "middle"]
+
+
+def test_a_case_score_becomes_a_row_of_its_job() -> None:
+    score = CaseScore("case_1", "anna", "front", 0.9, 1.5, 0.8)
+    assert ScoreRow.of(score, 4, "mae", 7) == ScoreRow(4, "mae", 7, "case_1", "anna", "front", 0.9, 1.5, 0.8)
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (b"", "header"),
+        (b"a,b,c\n1,2,3\n", "header"),
+        (HEADER.encode() + b"\n", "holds no scores"),
+        (HEADER.encode() + b"\n1,mae,0,c,p,front,0.5,1.0\n", "line 2: 8 fields"),  # cut off
+        (HEADER.encode() + b"\n1,mae,0,c,p,front,0.5,1.0,0.5\nx,mae,0,c,p,back,0.5,1.0,0.5\n", "line 3"),
+        (HEADER.encode() + b"\n1,mae,0,c,p,front,high,1.0,0.5\n", "line 2.*'high'"),
+        (HEADER.encode() + b"\n1,mae,0,c,p,front,1.5,1.0,0.5\n", "line 2: dice 1.5"),
+        (HEADER.encode() + b"\n1,mae,0,c,p,front,nan,1.0,0.5\n", "dice nan"),
+        (HEADER.encode() + b"\n1,mae,0,c,p,front,0.5,inf,0.5\n", "hd95_mm inf"),
+        (HEADER.encode() + b"\n0,mae,0,c,p,front,0.5,1.0,0.5\n", "budget 0"),
+        (HEADER.encode() + b"\n1,,0,c,p,front,0.5,1.0,0.5\n", "empty arm"),
+        (HEADER.encode() + b"\n" + 2 * b"1,mae,0,c,p,front,0.5,1.0,0.5\n", "occurs twice"),
+        (HEADER.encode() + b"\n1,mae,0,c,p,front,0.5,1.0,0.5\n1,mae,1,c,q,front,0.5,1.0,0.5\n", "two persons"),
+        (HEADER.encode() + b'\n1,mae,0,"c,p,front,0.5,1.0,0.5\n', "not a readable CSV"),
+        (b"\xff\xfe\x00\x01", "not a readable CSV"),
+    ],
+)
+def test_a_garbled_file_is_refused_in_one_line_that_names_it(tmp_path: Path, content: bytes, word: str) -> None:
+    path = tmp_path / "scores.csv"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=word) as caught:
+        read_scores(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_an_input_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="No such file"):
+        read_scores(tmp_path / "scores.csv")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    good = [row(1, "mae", 0, "c", "p", "front", 0.5)]
+    write_scores(tmp_path / "scores.csv", good)
+    with pytest.raises(InputError, match="occurs twice"):
+        write_scores(tmp_path / "scores.csv", good + good)
+    assert read_scores(tmp_path / "scores.csv") == good
