@@ -214,7 +214,7 @@ def predict(model: Path, images: tuple[Path, ...], out: Path) -> None:
     from maetrain.evaluate.predict import predict_file
 
     network, contract = load_model(model)
-    predict_file(network, images, out, contract.preprocess, contract.crop_DHW)
+    predict_file(network, images, out, contract.preprocess, contract.window_DHW)
     classes = ", ".join(f"{value} {name}" for value, name in enumerate(contract.class_names))
     say(f"{out}: {classes}")
 

@@ -101,7 +101,7 @@ def run_evaluate_verb(
     cases = [c for c in archive.cases if c.label_path is not None and (subjects is None or c.subject in subjects)]
     if not cases:
         raise InputError(f"{archive_root}: no labelled case to score; labels belong into labelsTr")
-    scores = score_cases(network, cases, contract.class_names, contract.preprocess, contract.crop_DHW, tolerance_mm)
+    scores = score_cases(network, cases, contract.class_names, contract.preprocess, contract.window_DHW, tolerance_mm)
     made_by = contract.made_by
     budget, arm, seed = int(made_by.get("budget", 1)), made_by.get("arm", "model"), int(made_by.get("seed", 0))
     rows = [ScoreRow.of(score, budget, arm, seed) for score in scores]

@@ -79,7 +79,7 @@ def draw_scan(config: SyntheticConfig, person: int, scan: int) -> tuple[np.ndarr
         is_organ = blob < num_organs
         angle = turn + 2 * np.pi * blob / num_organs
         ring = np.array([0.45 * np.cos(angle), 0.45 * np.sin(angle), 0.30 * np.sin(2.3 * angle)])
-        typical_size, brightness = plan.uniform(0.20, 0.32, 3), plan.uniform(0.45, 0.85)
+        typical_size, brightness = plan.uniform(0.28, 0.40, 3), plan.uniform(0.45, 0.85)
         size = typical_size * anatomy.uniform(0.85, 1.15, 3) * (1.0 if is_organ else 0.4)
         centre = ring + anatomy.normal(0, 0.04, 3) if is_organ else anatomy.uniform(-0.5, 0.5, 3)
         is_blob_XYZ = (_inside(place_3XYZ, centre, size) > 0) & is_body_XYZ & (label_XYZ == 0)

@@ -71,6 +71,7 @@ def labelled_batches(
         raise InputError("there are no labelled scans to train on: choose persons who have some")
     order = EpochOrder(len(cases), seed)
     foreground = [_voxels_by_class(case.label_DHW) for case in cases]
+    air_C = [case.image_CDHW.min(axis=(1, 2, 3)) for case in cases]
     step = start_step
     while True:
         samples = []
@@ -78,7 +79,7 @@ def labelled_batches(
             rng = stream(seed, "labelled", position)
             _, i = order.at(position)
             start = _start(rng, cases[i].label_DHW.shape, crop_DHW, foreground[i], foreground_share)
-            image_CDHW = cut(cases[i].image_CDHW, start, crop_DHW, cases[i].image_CDHW.min(axis=(1, 2, 3)))
+            image_CDHW = cut(cases[i].image_CDHW, start, crop_DHW, air_C[i])
             label_DHW = cut(cases[i].label_DHW, start, crop_DHW, 0)
             samples.append(augment(rng, image_CDHW, label_DHW, augment_config, cases[i].spacing_mm))
         images, labels = zip(*samples, strict=True)

@@ -29,7 +29,7 @@ class ModelContract(BaseModel):
     architecture: NNFormerConfig
     class_names: tuple[str, ...] = Field(description="position = label value; 0 is the background")
     channel_names: tuple[str, ...]
-    crop_DHW: Triple = Field(description="voxels along D, H, W of a sliding window")
+    window_DHW: Triple = Field(description="sliding window of inference, voxels along D, H, W")
     preprocess: PreprocessConfig
     made_by: dict[str, str] = Field(default_factory=dict, description="budget, arm, seed and the like")
     weights_sha256: str = ""

@@ -21,12 +21,12 @@ OVERLAP = 0.5
 
 
 @torch.no_grad()
-def probabilities_KDHW(network: nn.Module, volume_CDHW: Tensor, crop_DHW: Triple, windows_at_once: int = 4) -> Tensor:
+def probabilities_KDHW(network: nn.Module, volume_CDHW: Tensor, window_DHW: Triple, windows_at_once: int = 4) -> Tensor:
     """Class probabilities of a whole prepared volume: sliding windows, overlap 0.5, Gaussian weights."""
     device = next(network.parameters()).device
     logits_1KDHW = sliding_window_inference(
         volume_CDHW[None].to(device),
-        crop_DHW,
+        window_DHW,
         windows_at_once,
         lambda window_BCDHW: network(window_BCDHW)[0],
         overlap=OVERLAP,
@@ -37,7 +37,7 @@ def probabilities_KDHW(network: nn.Module, volume_CDHW: Tensor, crop_DHW: Triple
     return torch.as_tensor(logits_1KDHW)[0].softmax(0).cpu()
 
 
-def segment(network: nn.Module, image: Volume, preprocess: PreprocessConfig, crop_DHW: Triple) -> np.ndarray:
+def segment(network: nn.Module, image: Volume, preprocess: PreprocessConfig, window_DHW: Triple) -> np.ndarray:
     """(X, Y, Z) uint8 labels in the grid of `image`."""
     channels = next(p for n, p in network.named_parameters() if n.endswith("stem.block1.conv1.weight")).shape[1]
     if image.data.shape[0] != channels:
@@ -46,18 +46,18 @@ def segment(network: nn.Module, image: Volume, preprocess: PreprocessConfig, cro
             "give one file per channel in the order of its channel_names"
         )
     prepared = prepare(image, preprocess)
-    prob = probabilities_KDHW(network, torch.from_numpy(prepared.volume_CDHW), crop_DHW)
+    prob = probabilities_KDHW(network, torch.from_numpy(prepared.volume_CDHW), window_DHW)
     return restore_probabilities(prob.numpy(), prepared.record)
 
 
 def predict_file(
-    network: nn.Module, image_paths: Sequence[Path], out: Path, preprocess: PreprocessConfig, crop_DHW: Triple
+    network: nn.Module, image_paths: Sequence[Path], out: Path, preprocess: PreprocessConfig, window_DHW: Triple
 ) -> None:
     """Writes a NIfTI segmentation with the affine of the image."""
     if not out.name.endswith((".nii", ".nii.gz")):
         raise InputError(f"{out}: a segmentation is written as NIfTI; end the name in .nii.gz")
     image = read_image(image_paths)
-    labels_XYZ = segment(network, image, preprocess, crop_DHW)
+    labels_XYZ = segment(network, image, preprocess, window_DHW)
     out.parent.mkdir(parents=True, exist_ok=True)
     segmentation = nibabel.Nifti1Image(labels_XYZ, image.affine_4x4)
     segmentation.header.set_xyzt_units("mm")

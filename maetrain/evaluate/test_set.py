@@ -25,7 +25,7 @@ def score_cases(
     cases: Sequence[ArchiveCase],
     class_names: Sequence[str],
     preprocess: PreprocessConfig,
-    crop_DHW: Triple,
+    window_DHW: Triple,
     tolerance_mm: float,
     on_case: Callable[[ArchiveCase, np.ndarray, np.ndarray, np.ndarray], None] = lambda *_: None,
 ) -> list[CaseScore]:
@@ -36,7 +36,7 @@ def score_cases(
         assert case.label_path is not None, "test cases have labels"
         image = read_image(case.image_paths)
         label = read_label(Path(case.label_path), image)
-        predicted_XYZ = segment(network, image, preprocess, crop_DHW)
+        predicted_XYZ = segment(network, image, preprocess, window_DHW)
         label_XYZ = label.data.astype(np.uint8)
         rows += score_case(
             predicted_XYZ,

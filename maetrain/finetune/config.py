@@ -11,10 +11,11 @@ class FinetuneConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    crop_DHW: Triple = Field((32, 32, 32), description="crop and sliding window, voxels along D, H, W")
+    crop_DHW: Triple = Field((32, 32, 32), description="training crop, voxels along D, H, W")
+    window_DHW: Triple = Field((32, 32, 32), description="sliding window of inference, voxels along D, H, W")
     steps: int = Field(150, ge=1, description="optimizer steps of every job")
     batch: int = Field(2, ge=1, description="crops per step")
-    learning_rate: float = Field(2e-3, gt=0, description="peak AdamW learning rate from random weights")
+    learning_rate: float = Field(1e-3, gt=0, description="peak AdamW learning rate from random weights")
     pretrained_learning_rate: float = Field(1e-3, gt=0, description="peak AdamW learning rate from a handover")
     warmup_steps: int = Field(15, ge=0, description="steps of linear warm-up before the cosine decay")
     weight_decay: float = Field(1e-2, ge=0, description="AdamW weight decay")

@@ -70,7 +70,7 @@ def run_job(
         architecture=model,
         class_names=index.class_names,
         channel_names=index.channel_names,
-        crop_DHW=config.crop_DHW,
+        window_DHW=config.window_DHW,
         preprocess=index.preprocess,
         made_by={"budget": str(job.budget), "arm": job.arm, "seed": str(job.seed)},
     )
@@ -82,7 +82,7 @@ def run_job(
             overlay(picture, image[0], label, predicted, list(index.class_names))
 
     scores = score_cases(
-        trained.network, test_cases, index.class_names, index.preprocess, config.crop_DHW, tolerance_mm, draw_first
+        trained.network, test_cases, index.class_names, index.preprocess, config.window_DHW, tolerance_mm, draw_first
     )
     rows = [ScoreRow.of(score, job.budget, job.arm, job.seed) for score in scores]
     write_scores(folder / "scores.csv", rows)

@@ -43,7 +43,7 @@ def monitor(network: NNFormer, cases: Sequence[LabelledCase], config: FinetuneCo
     network.eval()
     scores = []
     for case in cases:
-        prob = probabilities_KDHW(network, torch.from_numpy(np.array(case.image_CDHW)), config.crop_DHW)
+        prob = probabilities_KDHW(network, torch.from_numpy(np.array(case.image_CDHW)), config.window_DHW)
         scores.append(mean_dice(prob.argmax(0).numpy(), case.label_DHW, network.num_classes))
     return float(np.mean(scores))
 
@@ -88,7 +88,7 @@ def finetune(
         optimizer.step()
         done = step + 1
         if done % config.log_every == 0 or done == config.steps:
-            on_metrics({"train_loss": float(loss), "learning_rate": optimizer.param_groups[0]["lr"]}, done)
+            on_metrics({"train_loss": float(loss.detach()), "learning_rate": optimizer.param_groups[0]["lr"]}, done)
         if done % config.monitor_every == 0 or done == config.steps:
             steps.append(done)
             dice.append(monitor(network, monitor_cases, config))

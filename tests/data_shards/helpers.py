@@ -22,19 +22,27 @@ def write_nifti(path: Path, data: np.ndarray, affine: np.ndarray | None = None) 
     return path
 
 
-def place_code(shape_XYZ: tuple[int, int, int]) -> np.ndarray:
-    """int16 (X, Y, Z): every voxel has a number of its own, x fastest."""
-    return np.arange(np.prod(shape_XYZ), dtype=np.int16).reshape(shape_XYZ, order="F")
+def place_code(shape_XYZ: tuple[int, int, int], who: int = 0) -> np.ndarray:
+    """int16 (X, Y, Z): every voxel has a number of its own, in an order that is different for every `who`.
+
+    So no voxel can be taken for another, nor a scan for another one, even after normalising.
+    """
+    return np.random.default_rng(who).permutation(int(np.prod(shape_XYZ))).astype(np.int16).reshape(shape_XYZ)
+
+
+def stored_code(shape_XYZ: tuple[int, int, int], who: int) -> np.ndarray:
+    """What `decode` must give for that scan, (D, H, W): the lowest voxel (air) is clipped to the lowest of the rest."""
+    return np.maximum(place_code(shape_XYZ, who), 1).transpose(2, 1, 0)
 
 
 def write_archive(root: Path, shapes_XYZ: list[tuple[int, int, int]], num_classes: int = 3) -> Path:
-    """MSD layout; case i is `case_i`, its voxels are the place code + 1000 * i, labels are blocks of each class."""
+    """MSD layout; case i is `case_i`, its voxels are place_code(shape, i), labels are blocks of each class."""
     training = []
     for i, shape in enumerate(shapes_XYZ):
         label = np.zeros(shape, dtype=np.uint8)
         for k in range(1, num_classes):
             label[1 + k, 2:4, i % 3 : 5] = k
-        write_nifti(root / "imagesTr" / f"case_{i}.nii.gz", place_code(shape) + np.int16(1000 * i))
+        write_nifti(root / "imagesTr" / f"case_{i}.nii.gz", place_code(shape, i))
         write_nifti(root / "labelsTr" / f"case_{i}.nii.gz", label)
         training.append({"image": f"./imagesTr/case_{i}.nii.gz", "label": f"./labelsTr/case_{i}.nii.gz"})
     header = {"name": "Places", "modality": {"0": "MRI"}, "labels": labels(num_classes), "training": training}

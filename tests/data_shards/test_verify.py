@@ -12,7 +12,7 @@ SHAPES = [(8, 9, 10), (7, 12, 6), (10, 6, 9)]
 
 def flip(path: Path, place: int) -> None:
     content = bytearray(path.read_bytes())
-    content[place] ^= 0x40
+    content[place] ^= 0x01
     path.write_bytes(content)
 
 
@@ -22,10 +22,11 @@ def test_a_whole_build_has_no_damage(tmp_path):
         assert verify(index.root) == [] == verify(index.root, deep=True)
 
 
-def test_a_flipped_byte_in_a_tar_names_shard_and_when_deep_the_case(tmp_path):
+@pytest.mark.parametrize("what", ["image", "label"])
+def test_a_flipped_bit_in_a_tar_names_shard_and_when_deep_the_case(tmp_path, what):
     index = build_places(tmp_path, SHAPES, "webdataset")
-    offset, size = index.volumes[1].members["label"]
-    flip(index.root / "shard-00000.tar", offset + size - 1)
+    offset, size = index.volumes[1].members[what]
+    flip(index.root / "shard-00000.tar", offset + size - 2)
     (damage,) = verify(index.root)
     assert (damage.shard, damage.case) == ("shard-00000.tar", None) and "sha256" in damage.reason
     assert [d.case for d in verify(index.root, deep=True)] == [None, "case_1"]

@@ -14,12 +14,12 @@ CROP = (4, 5, 6)
 
 
 def marked_case(i: int) -> LabelledCase:
-    """Voxels are their own flat place + 10000 * i; class 1 is one far corner voxel, class 2 a small block."""
+    """Voxels are their own flat place + 20000 * i; class 1 is one far corner voxel, class 2 a small block."""
     shape = (20, 22, 24)
     label = np.zeros(shape, np.uint8)
     label[18, 20, 22] = 1
     label[3:6, 3:6, 3:6] = 2
-    image = np.arange(label.size, dtype=np.float32).reshape(1, *shape) + 10_000 * i
+    image = np.arange(label.size, dtype=np.float32).reshape(1, *shape) + 20_000 * i
     return LabelledCase(f"c{i}", f"p{i}", image, label, (1.0, 1.0, 1.0))
 
 
@@ -45,10 +45,8 @@ def test_image_and_label_of_a_crop_come_from_the_same_place():
         assert batch.image_BCDHW.dtype == torch.float32 and batch.label_BDHW.dtype == torch.int64
         assert batch.image_BCDHW.shape == (2, 1, *CROP) and batch.label_BDHW.shape == (2, *CROP)
         for image, label in zip(batch.image_BCDHW[:, 0].numpy(), batch.label_BDHW.numpy(), strict=True):
-            i, places = int(image.flat[0] // 10_000), (image % 10_000).astype(int)
-            # 20 * 22 * 24 = 10560 places: the last 560 wrap, the case is told by the first voxel and checked by all
-            places = (image - 10_000 * i).astype(int)
-            d, h, w = np.unravel_index(places.flat[0], CASES[i].label_DHW.shape)
+            i, place = divmod(int(image.flat[0]), 20_000)
+            d, h, w = np.unravel_index(place, CASES[i].label_DHW.shape)
             box = np.s_[d : d + 4, h : h + 5, w : w + 6]
             assert np.array_equal(CASES[i].image_CDHW[0][box], image)
             assert np.array_equal(CASES[i].label_DHW[box], label)

@@ -1,0 +1,28 @@
+import pytest
+
+from data_shards.formats.files import digest, published, size_bytes, write_text
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_is_published_was_whole_before_it_had_its_name(tmp_path, kind):
+    """Renamed, not copied: nobody can see a part of it."""
+    path = tmp_path / "shard"
+    for _ in range(2):  # the second time something stands there already
+        with published(path) as temporary:
+            if kind == "folder":
+                temporary.mkdir()
+            (temporary / "x" if kind == "folder" else temporary).write_text("content")
+            inode = temporary.stat().st_ino
+        assert path.stat().st_ino == inode and [p.name for p in tmp_path.iterdir()] == ["shard"]
+
+
+def test_a_folder_s_digest_sees_names_and_content(tmp_path):
+    write_text(tmp_path / "a/one", "1")
+    write_text(tmp_path / "a/two/three", "23")
+    before = digest(tmp_path / "a")
+    assert before[1] == size_bytes(tmp_path / "a") == 3
+    (tmp_path / "a/one").rename(tmp_path / "a/four")
+    assert digest(tmp_path / "a")[0] != before[0] and digest(tmp_path / "a")[1] == 3
+    (tmp_path / "a/four").rename(tmp_path / "a/one")
+    assert digest(tmp_path / "a") == before
+    assert size_bytes(tmp_path / "nothing") == -1

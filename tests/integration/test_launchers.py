@@ -1,0 +1,117 @@
+"""The pretraining loop under every launcher: the same losses, whoever started it, and after a crash."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster.console import progress_bar
+from cluster.pretrain import run_pretraining
+from cluster.session import Resources
+from data_shards.build import BuildConfig, build
+from data_shards.formats.index import ShardIndex
+from maetrain.finetune.plan import pretrain_pool
+from maetrain.recipes.config import RunConfig
+from maetrain.tracking.tracker import NullTracker
+from maetrain.train.config import PretrainSetup
+from maetrain.train.curve import Curve
+
+from .settings import tiny
+
+pytestmark = pytest.mark.runs
+
+
+@pytest.fixture(scope="module")
+def index(small_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> ShardIndex:
+    folder = tmp_path_factory.mktemp("shards")
+    build(small_archive, folder, BuildConfig(format="zarr"))
+    return ShardIndex.load(folder)
+
+
+def setup_of(config: RunConfig, index: ShardIndex, run_dir: Path) -> PretrainSetup:
+    return PretrainSetup(
+        model=config.model,
+        pretrain=config.pretrain,
+        shards=str(index.root),
+        pool_subjects=pretrain_pool(index, None),
+        run_dir=str(run_dir),
+    )
+
+
+def command(setup: PretrainSetup, processes: int) -> list[str]:
+    """One plain process, or torchrun with several."""
+    path = Path(setup.run_dir).with_suffix(".json")
+    path.write_text(setup.model_dump_json())
+    # --standalone binds a free port
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return [sys.executable, *(torchrun if processes > 1 else []), "-m", "maetrain.train", str(path)]
+
+
+def losses(run_dir: Path | str) -> list[float]:
+    curve = Curve.load(Path(run_dir) / "curve.jsonl")
+    assert [point.step for point in curve] == list(range(1, len(curve) + 1))
+    return [point.loss for point in curve]
+
+
+def run(setup: PretrainSetup, processes: int) -> list[float]:
+    done = subprocess.run(command(setup, processes), capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return losses(setup.run_dir)
+
+
+def run_under_ray(setup: PretrainSetup, config: RunConfig, resources: Resources, workers: int) -> list[float]:
+    cluster = config.cluster.model_copy(update={"pretrain_workers": workers, "cpus_per_worker": 0.5})
+    with progress_bar("pretraining") as bar:
+        run_pretraining(setup, cluster, resources, bar, NullTracker(), print)
+    return losses(setup.run_dir)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_loop_gives_the_same_losses_with_and_without_ray(
+    processes: int, index: ShardIndex, ray_resources: Resources, tmp_path: Path
+) -> None:
+    config = tiny()
+    alone = run(setup_of(config, index, tmp_path / "alone"), processes)
+    under_ray = run_under_ray(setup_of(config, index, tmp_path / "ray"), config, ray_resources, processes)
+    assert len(alone) == config.pretrain.steps
+    assert under_ray == pytest.approx(alone, rel=1e-6)
+    assert len(set(alone)) == len(alone), "losses that never change would agree, too"
+
+
+def test_a_killed_run_ends_with_the_curve_of_the_uninterrupted_one(index: ShardIndex, tmp_path: Path) -> None:
+    config = tiny("pretrain.steps=60", "pretrain.checkpoint_every=5")
+    whole = run(setup_of(config, index, tmp_path / "whole"), 1)
+    killed = setup_of(config, index, tmp_path / "killed")
+    process = subprocess.Popen(command(killed, 1), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    second_checkpoint = tmp_path / "killed" / "checkpoints" / "step-00000010" / "manifest.json"
+    while not second_checkpoint.is_file():
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / "checkpoints" / "step-00000060").exists()
+    assert run(killed, 1) == whole
+
+
+def test_a_run_goes_on_with_another_number_of_ranks(index: ShardIndex, tmp_path: Path) -> None:
+    whole = run(setup_of(tiny("pretrain.steps=6"), index, tmp_path / "whole"), 1)
+    parts = setup_of(tiny("pretrain.steps=6"), index, tmp_path / "parts")
+    assert run(parts, 2) == pytest.approx(whole, abs=1e-5)
+    # back to the checkpoint of the middle, written by two ranks, and on with one
+    for path in (tmp_path / "parts" / "checkpoints" / "step-00000006").iterdir():
+        path.unlink()
+    assert run(parts, 1) == pytest.approx(whole, abs=1e-5)
+
+
+def test_a_folder_is_bound_to_the_settings_of_its_run(index: ShardIndex, tmp_path: Path) -> None:
+    setup = setup_of(tiny("pretrain.steps=0"), index, tmp_path / "run")
+    run(setup, 1)
+    other = setup_of(tiny("pretrain.steps=0", "pretrain.mae.ratio=0.5"), index, tmp_path / "run")
+    refused = subprocess.run(command(other, 1), capture_output=True, text=True, timeout=240)
+    assert refused.returncode == 2
+    line = refused.stderr.strip().splitlines()[-1]
+    assert "pretrain.mae.ratio: 0.7 -> 0.5" in line and "another folder" in line
