@@ -1,5 +1,6 @@
 """The command line. Thin: each verb reads its arguments and calls the piece of the pipeline of the same name."""
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -10,7 +11,10 @@ import click
 
 from data_shards.errors import InputError
 
-PATH = click.Path(path_type=Path)
+# absolute, because Ray's workers may stand in another folder
+PATH = click.Path(path_type=Path, resolve_path=True)
+# what a disk may say no to; any other OSError is our own mistake and keeps its traceback
+ENVIRONMENT = (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EDQUOT)
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 
 
@@ -46,7 +50,7 @@ def cli() -> None:
 @click.argument("recipe", required=False)
 @OVERRIDES
 @click.option("--data", type=PATH, help="Archive in MSD or nnU-Net layout; without it, synthetic scans are drawn.")
-@click.option("--out", type=PATH, default=Path("out"), show_default=True, help="Folder for everything that is made.")
+@click.option("--out", type=PATH, default="out", show_default=True, help="Folder for everything that is made.")
 @click.option("--address", help="Ray cluster to join; without it, Ray starts on this machine.")
 def demo(recipe: str | None, overrides: tuple[str, ...], data: Path | None, out: Path, address: str | None) -> None:
     """The main job from end to end. RECIPE: `demo` without --data, else `small`.
@@ -267,6 +271,11 @@ def config_list() -> None:
         click.echo(f"{name:<10} {purpose(name)}")
 
 
+def _fail(message: str) -> None:
+    click.echo(f"maetrain: {' '.join(message.split())}", err=True)
+    sys.exit(2)
+
+
 def main() -> None:
     """Entry point: a user's mistake is one line and exit code 2, an interrupt is 130."""
     try:
@@ -275,8 +284,11 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except InputError as error:
-        click.echo(f"maetrain: {' '.join(str(error).split())}", err=True)
-        sys.exit(2)
+        _fail(str(error))
+    except OSError as error:
+        if error.errno not in ENVIRONMENT:
+            raise
+        _fail(f"{error.filename or 'file'}: {error.strerror}; make room or give another folder")
     except (click.Abort, KeyboardInterrupt):
         click.echo("maetrain: stopped; the same command goes on from here", err=True)
         sys.exit(130)

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -43,6 +44,16 @@ def ray_session(address: str | None = None, object_store_mib: int = 256) -> Iter
         yield _resources()
     finally:
         ray.shutdown()
+
+
+def result_of(reference: ray.ObjectRef) -> Any:
+    """The result of a finished task; a user's mistake inside it comes out as the plain InputError it was."""
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, InputError):
+            raise InputError(str(error.cause)) from None
+        raise
 
 
 def _cores() -> int:

@@ -7,6 +7,7 @@ from typing import Any
 import ray
 
 from cluster.console import Bar
+from cluster.session import result_of
 from data_shards.build import BuildConfig, build
 from data_shards.formats.index import ShardIndex
 
@@ -25,7 +26,7 @@ def ray_map(bar: Bar) -> Callable[[Callable, Iterable], Iterator]:
         while waiting:
             done, waiting = ray.wait(waiting)
             bar.advance()
-            yield ray.get(done[0])
+            yield result_of(done[0])
 
     return run
 

@@ -13,7 +13,7 @@ import ray
 import torch
 
 from cluster.console import Bar
-from cluster.session import Resources
+from cluster.session import Resources, result_of
 from cluster.stages import Stage
 from cluster.tracked import Tracking, tracked
 from data_shards.archive.layout import Archive, ArchiveCase
@@ -138,20 +138,20 @@ def run_sweep(
     task = _run.options(num_cpus=cpus, num_gpus=config.sweep.gpus_per_job if resources.gpus else 0)
     threads = max(int(cpus), 1)
     running = {task.remote(job, shared, stages[job].folder, stages[job].key, tracking, threads): job for job in missing}
-    failures: list[tuple[FinetuneJob, Exception]] = []
+    failures: list[Exception] = []
     while running:
         (done,), _ = ray.wait(list(running))
         job = running.pop(done)
         try:
-            result: JobResult = ray.get(done)
-        except ray.exceptions.RayTaskError as error:
-            failures.append((job, error.cause if isinstance(error.cause, InputError) else error))
-            say(f"  {job.name}: FAILED")
+            result: JobResult = result_of(done)
+        except (InputError, ray.exceptions.RayError) as error:
+            failures.append(error)
+            say(f"  {job.name}: FAILED: {str(error).strip().splitlines()[-1]}")
             continue
         stages[job].finish(result.seconds)
         bar.advance(f"{job.name}: Dice {result.test_dice:.3f}")
     if failures:
-        raise failures[0][1]
+        raise failures[0]
     return stages
 
 

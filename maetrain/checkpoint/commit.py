@@ -8,18 +8,18 @@ which resume passes over and the next save sweeps away. Costs one read of the fi
 """
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import save_file
 from torch import Tensor
 
 MANIFEST = "manifest.json"
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class CheckpointFile(BaseModel):
@@ -35,7 +35,7 @@ class CheckpointManifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    schema_version: int = 1
+    schema_version: Literal[1] = 1
     step: int = Field(ge=0, description="optimizer steps done")
     samples_seen: int = Field(ge=0, description="position in the global order of samples")
     world_size: int = Field(ge=1)
@@ -81,6 +81,16 @@ def write_atomically(path: Path, text: str) -> None:
     fsync_path(path.parent)
 
 
+def read_model(path: Path, kind: type[Model]) -> Model:
+    """The value of type `kind` that a JSON file holds. ValueError says in one line which key is wrong."""
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{key}: {first['msg']}" if key else first["msg"]) from None
+
+
 def write_rank_file(folder: Path, rank: int, tensors: dict[str, Tensor]) -> CheckpointFile:
     """One rank's tensors as safetensors, synced to disk and hashed."""
     path = folder / f"rank-{rank:05d}.safetensors"
@@ -100,9 +110,9 @@ def read_committed(folder: Path) -> CheckpointManifest:
     if not path.is_file():
         raise ValueError(f"{folder}: never committed (no {MANIFEST})")
     try:
-        manifest = CheckpointManifest.model_validate(json.loads(path.read_text()))
-    except (ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a manifest: {str(error).splitlines()[0]}") from None
+        manifest = read_model(path, CheckpointManifest)
+    except ValueError as error:
+        raise ValueError(f"{path}: not a manifest: {error}") from None
     for file in manifest.files:
         if not (folder / file.name).is_file():
             raise ValueError(f"{folder / file.name}: missing")
@@ -127,11 +137,14 @@ def newest_committed(checkpoints: Path, say: Callable[[str], None] = lambda _: N
     return Found(None, None, tuple(skipped))
 
 
-def retain(checkpoints: Path, keep: int) -> None:
-    """Removes all but the `keep` newest committed checkpoints, and uncommitted directories older than the newest."""
-    folders = sorted(checkpoints.glob("step-*"), reverse=True)
-    committed = [f for f in folders if (f / MANIFEST).is_file()]
+def retain(checkpoints: Path, keep: int, newest: Path) -> None:
+    """Of the committed checkpoints up to `newest`, the one just written, removes all but the last `keep`.
+
+    Uncommitted directories before it go, too. What lies behind it was passed over as damaged when the run resumed:
+    it stays until it is written again, and does not count, or it would push out the one the run can go on from.
+    """
+    folders = [f for f in sorted(checkpoints.glob("step-*"), reverse=True) if f.name <= newest.name]
+    kept = [f for f in folders if (f / MANIFEST).is_file()][: max(keep, 1)]
     for folder in folders:
-        is_orphan = folder not in committed and committed and folder.name < committed[0].name
-        if is_orphan or folder in committed[max(keep, 1) :]:
+        if folder not in kept:
             shutil.rmtree(folder, ignore_errors=True)

@@ -35,7 +35,7 @@ def assemble(folder: Path, manifest: CheckpointManifest, kinds: Iterable[str]) -
     """kind -> parameter -> full tensor, float32. ValueError where runs are missing or overlap."""
     wanted = set(kinds)
     full: dict[str, dict[str, Tensor]] = {kind: {} for kind in wanted}
-    filled: dict[tuple[str, str], int] = {}
+    runs: dict[tuple[str, str], list[tuple[int, int]]] = {}
     for file in manifest.files:
         try:
             with safe_open(folder / file.name, framework="pt") as tensors:
@@ -43,16 +43,22 @@ def assemble(folder: Path, manifest: CheckpointManifest, kinds: Iterable[str]) -
                     kind, parameter, start = key.split("|")
                     if kind not in wanted:
                         continue
-                    shape = manifest.tensor_shapes[parameter]
-                    flat = full[kind].setdefault(parameter, torch.zeros(prod(shape)))
                     values = tensors.get_tensor(key)
-                    flat[int(start) : int(start) + values.numel()] = values
-                    filled[kind, parameter] = filled.get((kind, parameter), 0) + values.numel()
+                    first, last = int(start), int(start) + values.numel()
+                    size = prod(manifest.tensor_shapes.get(parameter, [0]))
+                    if last > size:
+                        raise ValueError(f"{folder / file.name}: {key} ends at {last}, the parameter at {size}")
+                    full[kind].setdefault(parameter, torch.zeros(size))[first:last] = values
+                    runs.setdefault((kind, parameter), []).append((first, last))
         except SafetensorError as error:
             raise ValueError(f"{folder / file.name}: {error}") from None
     for kind in wanted:
         for parameter, shape in manifest.tensor_shapes.items():
-            got = filled.get((kind, parameter), 0)
-            if got != prod(shape):
-                raise ValueError(f"{folder}: {kind} of {parameter} has {got} of {prod(shape)} elements")
+            end = 0
+            for first, last in sorted(runs.get((kind, parameter), [])):
+                if first != end:
+                    raise ValueError(f"{folder}: a run of {kind} of {parameter} ends at {end}, the next is at {first}")
+                end = last
+            if end != prod(shape):
+                raise ValueError(f"{folder}: {kind} of {parameter} has {end} of {prod(shape)} elements")
     return {k: {p: flat.view(manifest.tensor_shapes[p]) for p, flat in group.items()} for k, group in full.items()}

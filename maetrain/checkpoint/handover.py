@@ -7,14 +7,15 @@ handover/pool.json             which scans they have seen, for the overlap check
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from data_shards.errors import InputError
-from maetrain.checkpoint.commit import sha256_file, write_atomically
+from maetrain.checkpoint.commit import read_model, sha256_file, write_atomically
 from maetrain.models.config import NNFormerConfig, Triple
 
 WEIGHTS, CONTRACT, POOL = "encoder.safetensors", "contract.json", "pool.json"
@@ -25,7 +26,7 @@ class EncoderHandover(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    schema_version: int = 1
+    schema_version: Literal[1] = 1
     architecture: NNFormerConfig
     crop_DHW: Triple = Field(description="voxels along D, H, W of the pretraining crops")
     preprocess: dict = Field(description="spacing and intensity settings of the shards")
@@ -45,6 +46,9 @@ class PoolScan(BaseModel):
     case: str
     subject: str
     voxel_sha256: str
+
+
+_POOL = TypeAdapter(list[PoolScan])
 
 
 class HandoverReport(NamedTuple):
@@ -80,28 +84,35 @@ def read_handover(folder: Path) -> EncoderHandover:
     if not path.is_file():
         raise InputError(f"{folder}: no encoder handover ({CONTRACT} is missing); make one with `maetrain export`")
     try:
-        handover = EncoderHandover.model_validate(json.loads(path.read_text()))
-    except (ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a handover contract: {str(error).splitlines()[0]}; export it again") from None
+        handover = read_model(path, EncoderHandover)
+    except ValueError as error:
+        raise InputError(f"{path}: not a handover contract: {error}; export it again") from None
     if not (folder / WEIGHTS).is_file() or sha256_file(folder / WEIGHTS) != handover.weights_sha256:
         raise InputError(f"{folder / WEIGHTS}: missing, or not the file the contract speaks of; export it again")
     return handover
 
 
 def read_pool(folder: Path) -> list[PoolScan]:
-    """The scans the encoder has seen; empty where the handover does not say."""
+    """The scans the encoder has seen; empty where the handover does not say. InputError for a garbled list."""
     path = folder / POOL
-    return [PoolScan.model_validate(row) for row in json.loads(path.read_text())] if path.is_file() else []
+    try:
+        return _POOL.validate_json(path.read_bytes()) if path.is_file() else []
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"{path}: not a list of scans: {first['loc']}: {first['msg']}; export it again") from None
 
 
 def load_encoder(folder: Path, network: nn.Module) -> HandoverReport:
     """Fills the encoder of a segmentation network from a handover.
 
-    InputError where no tensor fits: then the two networks have nothing in common, and a "pretrained" arm
+    InputError where the weights are no safetensors, or no tensor fits: then the two networks have nothing in common, and a "pretrained" arm
     would quietly be a second scratch arm.
     """
     handover = read_handover(folder)
-    weights = load_file(folder / WEIGHTS)
+    try:
+        weights = load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise InputError(f"{folder / WEIGHTS}: not a safetensors file ({error}); export it again") from None
     own = network.state_dict()
     matched, unused = {}, []
     for source, tensor in weights.items():

@@ -4,16 +4,17 @@ model/model.safetensors
 model/model.json
 """
 
-import json
 from pathlib import Path
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from data_shards.errors import InputError
 from data_shards.preprocess import PreprocessConfig
-from maetrain.checkpoint.commit import sha256_file, write_atomically
+from maetrain.checkpoint.commit import read_model, sha256_file, write_atomically
 from maetrain.models.config import NNFormerConfig, Triple
 from maetrain.models.segmentation import NNFormer
 
@@ -25,7 +26,7 @@ class ModelContract(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    schema_version: int = 1
+    schema_version: Literal[1] = 1
     architecture: NNFormerConfig
     class_names: tuple[str, ...] = Field(description="position = label value; 0 is the background")
     channel_names: tuple[str, ...]
@@ -48,11 +49,15 @@ def load_model(folder: Path) -> tuple[NNFormer, ModelContract]:
     if not path.is_file():
         raise InputError(f"{folder}: no model there ({CONTRACT} is missing); give the `model` folder of a finetune job")
     try:
-        contract = ModelContract.model_validate(json.loads(path.read_text()))
-    except (ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a model contract: {str(error).splitlines()[0]}") from None
+        contract = read_model(path, ModelContract)
+    except ValueError as error:
+        raise InputError(f"{path}: not a model contract: {error}; copy the folder again") from None
     if not (folder / WEIGHTS).is_file() or sha256_file(folder / WEIGHTS) != contract.weights_sha256:
         raise InputError(f"{folder / WEIGHTS}: missing, or not the file that {CONTRACT} speaks of; copy both again")
     network = NNFormer(contract.architecture, len(contract.class_names))
-    network.load_state_dict(load_file(folder / WEIGHTS))
+    try:
+        network.load_state_dict(load_file(folder / WEIGHTS))
+    except (SafetensorError, RuntimeError) as error:
+        first = str(error).splitlines()[0]
+        raise InputError(f"{folder / WEIGHTS}: not the weights that {CONTRACT} speaks of ({first})") from None
     return network.eval(), contract

@@ -35,7 +35,7 @@ def score_cases(
     for case in cases:
         assert case.label_path is not None, "test cases have labels"
         image = read_image(case.image_paths)
-        label = read_label(Path(case.label_path), image)
+        label = read_label(Path(case.label_path), image, len(class_names))
         predicted_XYZ = segment(network, image, preprocess, window_DHW)
         label_XYZ = label.data.astype(np.uint8)
         rows += score_case(

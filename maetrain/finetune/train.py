@@ -68,7 +68,9 @@ def finetune(
     report = load_encoder(Path(job.handover), network) if job.handover else None
     network.to(device)
     peak = config.pretrained_learning_rate if job.handover else config.learning_rate
-    optimizer = torch.optim.AdamW(network.parameters(), lr=peak, weight_decay=config.weight_decay, fused=True)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=peak, betas=(0.9, 0.95), weight_decay=config.weight_decay, fused=True
+    )
     criterion = DeepSupervisionLoss()
     data_seed = stream_seed(job.seed, "finetune-data", job.budget)
     batches = labelled_batches(

@@ -72,6 +72,14 @@ class NNFormerConfig(BaseModel):
             got = len(getattr(self, name))
             if got != want:
                 raise ValueError(f"{name} has {got} entries, but depths has {stages} stages: give {want}")
+        for name in ("windows", "stem_strides", "down_strides"):
+            for place, triple in enumerate(getattr(self, name)):
+                if min(triple) < 1:
+                    raise ValueError(f"{name}[{place}] = {triple} has an axis below 1: use whole numbers from 1")
+        for name in ("depths", "decoder_depths"):
+            for stage, blocks in enumerate(getattr(self, name)):
+                if blocks < 1:
+                    raise ValueError(f"{name}[{stage}] = {blocks}: every stage needs at least 1 block")
         for where, heads_per_stage in (("num_heads", self.num_heads), ("decoder_heads", self.decoder_heads)):
             for stage, heads in enumerate(heads_per_stage):
                 width = self.width(stage)

@@ -96,7 +96,7 @@ class Encoder(nn.Module):
     def __init__(self, config: NNFormerConfig) -> None:
         super().__init__()
         self.config = config
-        rates = torch.linspace(0, config.drop_path, sum(config.depths)).tolist()
+        rates = torch.linspace(0, config.drop_path, sum(config.depths), device="cpu").tolist()
         per_stage = [rates[sum(config.depths[:s]) : sum(config.depths[: s + 1])] for s in range(config.num_stages)]
         self.stem = Stem(config)
         self.stages = nn.ModuleList(Stage(config, s, r) for s, r in enumerate(per_stage))

@@ -20,6 +20,7 @@ from maetrain.masking.units import MaskUnitGrid, Triple, sample_hidden_BG, sprea
 from maetrain.models.blocks import Mlp
 from maetrain.models.config import NNFormerConfig, product_DHW
 from maetrain.models.encoder import Encoder
+from maetrain.models.init import init_weights
 from maetrain.models.windows import size_DHW
 
 
@@ -87,7 +88,8 @@ class MaeDecoder(nn.Module):
 
     def forward(self, feats: list[Tensor], grid: MaskUnitGrid) -> Tensor:
         """[(B, D_s, H_s, W_s, E_s)] -> (B, G, P)."""
-        x_BGE = sincos_positions_GE(grid.grid_DHW, self.norm.normalized_shape[0], feats[0].device)[None]
+        positions_GE = sincos_positions_GE(grid.grid_DHW, self.norm.normalized_shape[0], feats[0].device)
+        x_BGE = positions_GE[None].to(feats[0].dtype)
         for feats_BDHWE, cells, fuse in zip(feats, self.cells, self.fuse, strict=True):
             stage_grid = MaskUnitGrid(size_DHW(feats_BDHWE), cells)
             x_BGE = x_BGE + fuse(to_units(feats_BDHWE.permute(0, 4, 1, 2, 3), stage_grid))
@@ -109,6 +111,7 @@ class MaskedAutoencoder(nn.Module):
         self.encoder = Encoder(config)
         self.mask_token_E = nn.Parameter(torch.zeros(config.embed_dim))
         self.decoder = MaeDecoder(config, mae)
+        self.apply(init_weights)
         nn.init.trunc_normal_(self.mask_token_E, std=0.02)
 
     def forward(self, volume_BCDHW: Tensor, seeds_B: Tensor) -> MaeOutput:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from maetrain.models.blocks import SkipBlock, WindowBlock
 from maetrain.models.config import NNFormerConfig, Triple
 from maetrain.models.encoder import Encoder, channels_first, channels_last
+from maetrain.models.init import init_weights
 from maetrain.models.windows import size_DHW
 
 
@@ -66,6 +67,7 @@ class NNFormer(nn.Module):
         self.heads = nn.ModuleList(
             Head(config.width(s), num_classes, config.stem_stride) for s in range(config.supervised_scales)
         )
+        self.apply(init_weights)
 
     def forward(self, volume_BCDHW: Tensor) -> list[Tensor]:
         """(B, C, D, H, W) of any size -> [(B, K, D, H, W), then each coarser supervised scale]."""

@@ -7,7 +7,10 @@ where ZeRO keeps its fp32 master copy.
 
 import logging
 import os
+import shutil
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -20,6 +23,10 @@ from maetrain.train.group import RankInfo
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
+if shutil.which("ninja") is None:
+    # DeepSpeed compiles a small op at its first start; the ninja of our environment is not on the PATH of a user who
+    # calls .venv/bin/maetrain without activating anything
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 
 import deepspeed
 

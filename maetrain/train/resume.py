@@ -109,7 +109,7 @@ def save_checkpoint(
                 files=tuple(f for f in files if f is not None),
             ),
         )
-        retain(checkpoints, setup.pretrain.keep_checkpoints)
+        retain(checkpoints, setup.pretrain.keep_checkpoints, newest=folder)
     _barrier(who)
     return folder
 

@@ -1,0 +1,63 @@
+"""One piece of work has one run, also over restarts, and a run that broke off says so. A real sqlite store."""
+
+from pathlib import Path
+
+import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from cluster.tracked import WORK_TAG, Tracking, tracked
+from maetrain.tracking.mlflow_tracker import PARENT_TAG, MlflowTracker, open_experiment
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Tracking:
+    folder = tmp_path_factory.mktemp("store")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    return Tracking(uri, open_experiment(uri, "tests", folder / "artifacts"), "")
+
+
+def runs_of(tracking: Tracking, work: str) -> list[Run]:
+    return list(MlflowClient(tracking.uri).search_runs([tracking.experiment_id], f"tags.`{WORK_TAG}` = '{work}'"))
+
+
+def test_the_run_of_a_piece_of_work_is_reopened(root: Tracking) -> None:
+    with tracked(root, "job", "work-1") as tracker:
+        tracker.metrics({"loss": 2.0}, 1)
+    with tracked(root, "job", "work-1") as again:
+        assert again.run_id == tracker.run_id
+        assert MlflowClient(root.uri).get_run(again.run_id).info.status == "RUNNING"
+        again.metrics({"loss": 1.0}, 2)
+    (run,) = runs_of(root, "work-1")
+    assert run.info.status == "FINISHED"
+    points = MlflowClient(root.uri).get_metric_history(run.info.run_id, "loss")
+    assert [(p.step, p.value) for p in points] == [(1, 2.0), (2, 1.0)]
+
+
+def test_other_work_gets_another_run(root: Tracking) -> None:
+    with tracked(root, "job", "work-2") as one, tracked(root, "job", "work-3") as two:
+        assert one.run_id != two.run_id
+
+
+@pytest.mark.parametrize("error", [ValueError("broken"), KeyboardInterrupt()])
+def test_an_error_marks_the_run_failed_keeps_its_points_and_goes_on(root: Tracking, error: BaseException) -> None:
+    work = f"broken-{type(error).__name__}"
+    with pytest.raises(type(error)), tracked(root, "job", work) as tracker:
+        tracker.metrics({"loss": 3.0}, 1)
+        raise error
+    (run,) = runs_of(root, work)
+    assert run.info.status == "FAILED" and run.data.metrics == {"loss": 3.0}
+    with tracked(root, "job", work):
+        pass
+    (run,) = runs_of(root, work)
+    assert run.info.status == "FINISHED"
+
+
+def test_kept_work_moves_to_the_newest_parent(root: Tracking) -> None:
+    first, second = (MlflowTracker(root.uri, root.experiment_id, name).run_id for name in ("first", "second"))
+    with tracked(Tracking(root.uri, root.experiment_id, first), "job", "work-4"):
+        pass
+    Tracking(root.uri, root.experiment_id, second).adopt("work-4")
+    Tracking(root.uri, root.experiment_id, second).adopt("work nobody has done")
+    (run,) = runs_of(root, "work-4")
+    assert run.data.tags[PARENT_TAG] == second

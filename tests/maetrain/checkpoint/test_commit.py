@@ -1,0 +1,146 @@
+"""A checkpoint counts when it is committed and whole; every planted damage is passed over and named."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from maetrain.checkpoint.commit import MANIFEST, newest_committed, read_committed, retain, step_dir, write_atomically
+
+from .builders import write_checkpoint
+
+FILES = ("rank-00000.safetensors", "rank-00001.safetensors", MANIFEST)
+
+
+def flip_byte(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-3])
+
+
+def steps_in(checkpoints: Path) -> list[int]:
+    return sorted(int(folder.name.removeprefix("step-")) for folder in checkpoints.iterdir())
+
+
+def test_a_committed_checkpoint_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path, 5)
+    manifest = read_committed(folder)
+    assert (manifest.step, manifest.samples_seen, manifest.world_size) == (5, 40, 2)
+    assert [file.name for file in manifest.files] == list(FILES[:2])
+    assert [file.bytes for file in manifest.files] == [(folder / name).stat().st_size for name in FILES[:2]]
+
+
+def test_without_its_manifest_a_checkpoint_does_not_count(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, 1)
+    write_checkpoint(tmp_path, 2, committed=False)
+    (step_dir(tmp_path, 2) / f"{MANIFEST}.partial").write_text("{")  # the crash came while it was written
+    heard: list[str] = []
+    found = newest_committed(tmp_path, heard.append)
+    assert found.path == step_dir(tmp_path, 1) and found.manifest is not None and found.manifest.step == 1
+    assert len(heard) == 1 and "step-00000002" in heard[0] and "never committed" in heard[0]
+
+
+@pytest.mark.parametrize("name", FILES[:2])
+@pytest.mark.parametrize("place", [0, 60, -1], ids=["length", "header", "values"])
+def test_one_flipped_byte_in_a_ranks_file_is_noticed(tmp_path: Path, name: str, place: int) -> None:
+    write_checkpoint(tmp_path, 1)
+    flip_byte(write_checkpoint(tmp_path, 2) / name, place)
+    found = newest_committed(tmp_path)
+    assert found.path == step_dir(tmp_path, 1)
+    assert len(found.skipped) == 1 and name in found.skipped[0] and "SHA-256" in found.skipped[0]
+
+
+def manifest_without(key: str) -> Callable[[Path], None]:
+    def damage(path: Path) -> None:
+        content = json.loads(path.read_text())
+        del content[key]
+        path.write_text(json.dumps(content))
+
+    return damage
+
+
+def manifest_with(**changes: object) -> Callable[[Path], None]:
+    return lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | changes)) and None
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "said"),
+    [
+        (FILES[0], cut_short, "bytes, not"),
+        (FILES[1], Path.unlink, "missing"),
+        (FILES[1], lambda path: path.write_bytes(b""), "0 bytes, not"),
+        (MANIFEST, cut_short, "not a manifest"),
+        (MANIFEST, lambda path: path.write_bytes(b"\xff\xfe"), "not a manifest"),
+        (MANIFEST, lambda path: path.write_text("[]"), "not a manifest"),
+        (MANIFEST, manifest_without("samples_seen"), "samples_seen"),
+        (MANIFEST, manifest_with(schema_version=2), "schema_version"),
+        (MANIFEST, manifest_with(files=[{"name": "../x", "bytes": 1, "sha256": ""}]), "files.0.name"),
+    ],
+)
+def test_a_damaged_checkpoint_is_passed_over_and_said_so(
+    tmp_path: Path, name: str, damage: Callable[[Path], None], said: str
+) -> None:
+    write_checkpoint(tmp_path, 1)
+    damage(write_checkpoint(tmp_path, 2) / name)
+    heard: list[str] = []
+    found = newest_committed(tmp_path, heard.append)
+    assert found.path == step_dir(tmp_path, 1)
+    assert len(heard) == 1 and said in heard[0] and name in heard[0] and "\n" not in heard[0]
+
+
+def test_where_nothing_is_whole_nothing_is_found(tmp_path: Path) -> None:
+    assert newest_committed(tmp_path / "nowhere") == (None, None, ())
+    (write_checkpoint(tmp_path, 1) / FILES[0]).unlink()
+    assert newest_committed(tmp_path).path is None
+
+
+def test_the_newest_is_the_largest_step_not_the_latest_written(tmp_path: Path) -> None:
+    for step in (100, 9, 20):
+        write_checkpoint(tmp_path, step)
+    assert newest_committed(tmp_path).path == step_dir(tmp_path, 100)
+
+
+@pytest.mark.parametrize(("keep", "left"), [(0, [4]), (1, [4]), (2, [3, 4]), (9, [1, 2, 3, 4])])
+def test_retain_leaves_the_newest_committed_ones_and_always_one(tmp_path: Path, keep: int, left: list[int]) -> None:
+    for step in (1, 2, 3, 4):
+        write_checkpoint(tmp_path, step)
+    retain(tmp_path, keep, newest=step_dir(tmp_path, 4))
+    assert steps_in(tmp_path) == left
+
+
+def test_retain_sweeps_what_crashes_left_and_never_what_is_being_written(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, 1, committed=False)
+    write_checkpoint(tmp_path, 2)
+    write_checkpoint(tmp_path, 3, committed=False)
+    retain(tmp_path, 2, newest=step_dir(tmp_path, 2))
+    assert steps_in(tmp_path) == [2, 3]
+
+
+def test_a_damaged_later_checkpoint_does_not_push_out_the_one_just_written(tmp_path: Path) -> None:
+    """Resumed at 3 because 6 was damaged, saved at 4: of those the run can go on from, 4 is the newest."""
+    write_checkpoint(tmp_path, 3)
+    cut_short(write_checkpoint(tmp_path, 6) / FILES[0])
+    retain(tmp_path, 1, newest=write_checkpoint(tmp_path, 4))
+    assert newest_committed(tmp_path).path == step_dir(tmp_path, 4)
+    assert 3 not in steps_in(tmp_path)
+
+
+def test_an_atomic_write_replaces_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file.json"
+    write_atomically(path, "old")
+
+    def no_power(*_: object) -> None:
+        raise OSError("no power")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", no_power)
+        with pytest.raises(OSError, match="no power"):
+            write_atomically(path, "new and longer")
+    assert path.read_text() == "old"
+    write_atomically(path, "new and longer")
+    assert path.read_text() == "new and longer" and list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,164 @@
+"""The encoder arrives as it left, and nothing else gets in."""
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from data_shards.errors import InputError
+from maetrain.checkpoint.commit import sha256_file
+from maetrain.checkpoint.handover import (
+    CONTRACT,
+    POOL,
+    WEIGHTS,
+    EncoderHandover,
+    PoolScan,
+    load_encoder,
+    read_handover,
+    read_pool,
+    write_handover,
+)
+from maetrain.models.config import NNFormerConfig
+from maetrain.models.encoder import Encoder
+from maetrain.models.segmentation import NNFormer
+
+from ..small import SMALL
+
+SCANS = [PoolScan(case="c1", subject="anna", voxel_sha256="1" * 64)]
+
+
+def hand_over(folder: Path, config: NNFormerConfig = SMALL) -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    weights = Encoder(config).state_dict()
+    contract = {
+        "architecture": config,
+        "crop_DHW": (16, 16, 16),
+        "preprocess": {"spacing_mm": None},
+        "channel_names": ("MRI",),
+        "shard_index_sha256": "0" * 64,
+        "pretrain_fingerprint": "f" * 64,
+        "step": 7,
+    }
+    write_handover(folder, weights, contract, SCANS)
+    return weights
+
+
+def state_a_hash(folder: Path) -> None:
+    """Makes the contract speak of whatever lies there now, as somebody with bad intent would."""
+    contract = json.loads((folder / CONTRACT).read_text())
+    (folder / CONTRACT).write_text(json.dumps(contract | {"weights_sha256": sha256_file(folder / WEIGHTS)}))
+
+
+def test_the_encoder_of_a_network_becomes_the_one_handed_over(tmp_path: Path) -> None:
+    weights = hand_over(tmp_path)
+    network = NNFormer(SMALL, 3)
+    before = {name: t.clone() for name, t in network.state_dict().items()}
+    report = load_encoder(tmp_path, network)
+    after = network.state_dict()
+    assert all(torch.equal(after[f"encoder.{name}"], tensor) for name, tensor in weights.items())
+    assert set(report.matched) == {f"encoder.{name}" for name in weights}
+    assert set(report.new) == set(after) - set(report.matched) and report.unused == ()
+    assert all(torch.equal(after[name], before[name]) for name in report.new)
+    assert report.line() == f"{len(weights)} tensors from pretraining, {len(after) - len(weights)} new, 0 unused"
+
+
+def test_the_contract_and_the_pool_come_back_as_written(tmp_path: Path) -> None:
+    hand_over(tmp_path)
+    handover = read_handover(tmp_path)
+    assert isinstance(handover, EncoderHandover)
+    assert (handover.architecture, handover.crop_DHW, handover.step) == (SMALL, (16, 16, 16), 7)
+    assert read_pool(tmp_path) == SCANS
+    (tmp_path / POOL).unlink()
+    assert read_pool(tmp_path) == []
+
+
+def test_altered_weights_are_refused(tmp_path: Path) -> None:
+    hand_over(tmp_path)
+    content = bytearray((tmp_path / WEIGHTS).read_bytes())
+    content[-1] ^= 1
+    (tmp_path / WEIGHTS).write_bytes(content)
+    with pytest.raises(InputError, match="not the file the contract speaks of"):
+        load_encoder(tmp_path, NNFormer(SMALL, 3))
+
+
+class Trap:
+    """A pickle that leaves a file behind when somebody loads it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("forged", [False, True], ids=["as it is", "with a forged hash"])
+@pytest.mark.parametrize("torch_file", [False, True], ids=["pickle", "torch.save"])
+def test_a_pickle_under_the_name_of_the_weights_is_refused_and_not_opened(
+    tmp_path: Path, forged: bool, torch_file: bool
+) -> None:
+    hand_over(tmp_path)
+    trap = Trap(tmp_path / "sprung")
+    if torch_file:
+        torch.save(trap, tmp_path / WEIGHTS)
+    else:
+        (tmp_path / WEIGHTS).write_bytes(pickle.dumps(trap))
+    if forged:
+        state_a_hash(tmp_path)
+    with pytest.raises(InputError, match=WEIGHTS):
+        load_encoder(tmp_path, NNFormer(SMALL, 3))
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_handover_that_fits_no_weight_is_refused_with_its_widths(tmp_path: Path) -> None:
+    hand_over(tmp_path)
+    other = NNFormerConfig(embed_dim=20, num_heads=(1, 1, 1), decoder_heads=(1, 1), windows=((3, 3, 3),) * 3)
+    with pytest.raises(InputError, match=r"none of its \d+ tensors fits the network \(widths \[8, 16, 32\]"):
+        load_encoder(tmp_path, NNFormer(other, 3))
+
+
+def test_a_network_with_other_channels_takes_the_rest_and_reports_it(tmp_path: Path) -> None:
+    weights = hand_over(tmp_path)
+    report = load_encoder(tmp_path, NNFormer(SMALL.model_copy(update={"in_channels": 2}), 3))
+    assert report.unused == ("stem.block1.conv1.weight",)
+    assert len(report.matched) == len(weights) - 1 and "encoder.stem.block1.conv1.weight" in report.new
+
+
+@pytest.mark.parametrize("key", ["key_map", "architecture", "weights_sha256"])
+def test_a_contract_without_one_of_its_keys_is_refused_by_name(tmp_path: Path, key: str) -> None:
+    hand_over(tmp_path)
+    contract = json.loads((tmp_path / CONTRACT).read_text())
+    del contract[key]
+    (tmp_path / CONTRACT).write_text(json.dumps(contract))
+    with pytest.raises(InputError, match=key) as error:
+        read_handover(tmp_path)
+    assert str(tmp_path / CONTRACT) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"architecture": 3}'])
+def test_a_garbled_contract_is_refused(tmp_path: Path, text: str) -> None:
+    hand_over(tmp_path)
+    (tmp_path / CONTRACT).write_text(text)
+    with pytest.raises(InputError, match="not a handover contract"):
+        read_handover(tmp_path)
+
+
+def test_a_contract_of_another_schema_is_refused(tmp_path: Path) -> None:
+    hand_over(tmp_path)
+    contract = json.loads((tmp_path / CONTRACT).read_text())
+    (tmp_path / CONTRACT).write_text(json.dumps(contract | {"schema_version": 2}))
+    with pytest.raises(InputError, match="schema_version"):
+        read_handover(tmp_path)
+
+
+def test_a_folder_without_a_contract_is_refused_with_the_way_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="maetrain export"):
+        read_handover(tmp_path)
+
+
+def test_a_garbled_pool_is_an_error_and_not_an_empty_pool(tmp_path: Path) -> None:
+    hand_over(tmp_path)
+    (tmp_path / POOL).write_text('[{"case": "c1"}]')
+    with pytest.raises(InputError, match=POOL):
+        read_pool(tmp_path)

@@ -1,0 +1,81 @@
+"""A finished job leaves a model, scores and a result, and the result is there only when all is done."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_shards.archive.layout import read_archive
+from data_shards.formats.index import ShardIndex
+from data_shards.loading.labelled import load_labelled
+from maetrain.evaluate.model_folder import load_model
+from maetrain.evaluate.scores import ScoreRow, read_scores
+from maetrain.finetune import job as job_module
+from maetrain.finetune.config import FinetuneConfig, FinetuneJob
+from maetrain.finetune.job import RESULT, JobResult, class_means, read_result, run_job
+from maetrain.tracking.tracker import NullTracker
+
+from ..small import SMALL
+
+JOB = FinetuneJob(budget=2, arm="scratch", seed=0, subjects=("person_000", "person_001"))
+CONFIG = FinetuneConfig(crop_DHW=(16, 16, 16), steps=2, warmup_steps=0)
+
+
+class Notes(NullTracker):
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, float] = {}
+        self.files: list[str] = []
+
+    def metrics(self, metrics: object, step: int) -> None:
+        self.seen |= dict(metrics)  # type: ignore[call-overload]
+
+    def file(self, path: Path, folder: str | None = None) -> None:
+        assert path.is_file()
+        self.files.append(path.name)
+
+
+def run(index: ShardIndex, archive: Path, folder: Path, tracker: NullTracker) -> JobResult:
+    cases = load_labelled(index, JOB.subjects)
+    test_cases = [case for case in read_archive(archive).cases if case.subject == "person_005"]
+    return run_job(JOB, SMALL, CONFIG, index, cases, cases[:1], test_cases, 1.0, folder, tracker)
+
+
+def test_a_job_leaves_model_scores_picture_and_result(
+    small_index: ShardIndex, small_archive: Path, tmp_path: Path
+) -> None:
+    notes = Notes()
+    assert read_result(tmp_path) is None
+    result = run(small_index, small_archive, tmp_path, notes)
+    rows = read_scores(tmp_path / "scores.csv")
+    assert {(r.budget, r.arm, r.seed, r.subject) for r in rows} == {(2, "scratch", 0, "person_005")}
+    assert {r.class_name for r in rows} == set(small_index.class_names[1:])
+    assert result.test_dice == pytest.approx(np.mean([r.dice for r in rows]))
+    assert read_result(tmp_path) == result and result.job == JOB
+    network, contract = load_model(tmp_path / "model")
+    assert network.num_classes == 3 and contract.made_by == {"budget": "2", "arm": "scratch", "seed": "0"}
+    assert set(notes.files) == {"overlay.png", "scores.csv"}
+    assert notes.seen["test_dice"] == pytest.approx(result.test_dice)
+
+
+def test_a_job_that_breaks_off_while_scoring_is_not_finished(
+    small_index: ShardIndex, small_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(job_module, "write_scores", broken)
+    with pytest.raises(OSError, match="disk full"):
+        run(small_index, small_archive, tmp_path, NullTracker())
+    assert not (tmp_path / RESULT).exists() and read_result(tmp_path) is None
+
+
+def test_class_means_have_names_that_a_tracker_takes() -> None:
+    rows = [
+        ScoreRow(1, "mae", 0, case, case, name, dice, 2.0, 0.5)
+        for case, name, dice in (("a", "left/right (%)", 0.2), ("b", "left/right (%)", 0.4), ("a", "tail", 0.9))
+    ]
+    means = class_means(rows)
+    assert means["test_dice"] == pytest.approx(0.5) and means["test_hd95_mm"] == 2.0
+    assert means["test_dice left_right ___"] == pytest.approx(0.3) and means["test_dice tail"] == 0.9

@@ -1,0 +1,124 @@
+"""One tiny job on two synthetic persons: it learns, repeats to the bit, and its arms are paired."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data_shards.formats.index import ShardIndex
+from data_shards.loading.labelled import LabelledCase, load_labelled
+from maetrain.checkpoint.handover import write_handover
+from maetrain.finetune import train
+from maetrain.finetune.config import FinetuneConfig, FinetuneJob
+from maetrain.finetune.train import Finetuned, finetune, mean_dice
+from maetrain.models.encoder import Encoder
+
+from ..small import SMALL
+
+CPU = torch.device("cpu")
+CONFIG = FinetuneConfig(
+    crop_DHW=(16, 16, 16), steps=30, warmup_steps=3, learning_rate=5e-3, monitor_every=20, log_every=1
+)
+SHORT = CONFIG.model_copy(update={"steps": 3})
+
+
+@pytest.fixture(scope="module")
+def cases(small_index: ShardIndex) -> list[LabelledCase]:
+    return load_labelled(small_index, ("person_000", "person_001"))
+
+
+@pytest.fixture(scope="module")
+def handover(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("handover")
+    torch.manual_seed(77)
+    contract = {
+        "architecture": SMALL,
+        "crop_DHW": (16, 16, 16),
+        "preprocess": {},
+        "channel_names": ("MRI",),
+        "shard_index_sha256": "0",
+        "pretrain_fingerprint": "0",
+        "step": 1,
+    }
+    write_handover(folder, Encoder(SMALL).state_dict(), contract, [])
+    return str(folder)
+
+
+def job(arm: str = "scratch", seed: int = 0, handover: str | None = None) -> FinetuneJob:
+    return FinetuneJob(budget=2, arm=arm, seed=seed, subjects=("person_000", "person_001"), handover=handover)
+
+
+def run(what: FinetuneJob, cases: list[LabelledCase], config: FinetuneConfig = SHORT) -> Finetuned:
+    return finetune(what, SMALL, config, 3, cases, cases[:1], CPU)
+
+
+def test_a_job_lowers_its_loss_and_draws_its_curve(cases: list[LabelledCase]) -> None:
+    heard: list[tuple[dict[str, float], int]] = []
+    trained = finetune(job(), SMALL, CONFIG, 3, cases, cases[:1], CPU, lambda *m: heard.append(m))
+    losses = [metrics["train_loss"] for metrics, _ in heard if "train_loss" in metrics]
+    assert len(losses) == 30 and np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+    assert trained.monitor_steps == [0, 20, 30] and len(trained.monitor_dice) == 3
+    assert [step for metrics, step in heard if "monitor_dice" in metrics] == [20, 30]
+    assert trained.monitor_dice[-1] > trained.monitor_dice[0]
+    assert trained.handover is None and not trained.network.training
+
+
+def test_the_same_job_twice_gives_equal_weights_and_another_seed_others(cases: list[LabelledCase]) -> None:
+    one, two, other = (run(job(seed=seed), cases).network.state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert not all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_both_arms_see_the_same_crops_in_the_same_order(
+    cases: list[LabelledCase], handover: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[tuple[torch.Tensor, torch.Tensor]]] = []
+    batches = train.labelled_batches
+
+    def spy(*arguments: object) -> object:
+        seen.append([])
+        for batch in batches(*arguments):  # type: ignore[arg-type]
+            seen[-1].append((batch.image_BCDHW.clone(), batch.label_BDHW.clone()))
+            yield batch
+
+    monkeypatch.setattr(train, "labelled_batches", spy)
+    run(job(), cases)
+    run(job("mae", handover=handover), cases)
+    scratch, mae = seen
+    assert len(scratch) == len(mae) == 3
+    for (image_a, label_a), (image_b, label_b) in zip(scratch, mae, strict=True):
+        assert torch.equal(image_a, image_b) and torch.equal(label_a, label_b)
+    assert not torch.equal(scratch[0][0], scratch[1][0])
+
+
+def test_arms_differ_in_the_encoder_alone_when_they_start(cases: list[LabelledCase], handover: str) -> None:
+    still = SHORT.model_copy(update={"steps": 1, "learning_rate": 1e-30, "pretrained_learning_rate": 1e-30})
+    scratch = run(job(), cases, still).network.state_dict()
+    trained = run(job("mae", handover=handover), cases, still)
+    mae = trained.network.state_dict()
+    assert trained.handover is not None and not trained.handover.unused
+    for name in scratch:
+        if not name.startswith("encoder."):
+            assert torch.equal(scratch[name], mae[name]), name
+    conv = "encoder.stem.block1.conv1.weight"
+    assert not torch.equal(scratch[conv], mae[conv])
+
+
+def test_the_learning_rate_of_an_arm_is_the_one_set_for_it(cases: list[LabelledCase], handover: str) -> None:
+    config = SHORT.model_copy(update={"warmup_steps": 0, "learning_rate": 3e-3, "pretrained_learning_rate": 1e-4})
+    for what, peak in ((job(), 3e-3), (job("mae", handover=handover), 1e-4)):
+        heard: list[dict[str, float]] = []
+        finetune(what, SMALL, config, 3, cases, cases[:1], CPU, lambda metrics, _, heard=heard: heard.append(metrics))
+        assert heard[0]["learning_rate"] == peak
+
+
+def test_mean_dice_counts_foreground_classes_one_by_one() -> None:
+    label, predicted = np.array([0, 1, 1, 2, 0]), np.array([0, 1, 0, 1, 0])
+    assert mean_dice(predicted, label, 3) == pytest.approx((2 * 1 / 4 + 0) / 2)
+    assert mean_dice(predicted, label, 4) == pytest.approx((0.5 + 0 + 1) / 3), "a class in neither counts 1"
+
+
+def test_the_folder_of_a_handover_that_is_gone_is_named(cases: list[LabelledCase], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no encoder handover"):
+        run(job("mae", handover=str(tmp_path / "gone")), cases)

@@ -1,0 +1,131 @@
+"""Window attention against a loop over single tokens, and what may influence what."""
+
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor
+
+from maetrain.models.blocks import DropPath, SkipAttention, SkipBlock, WindowAttention, WindowBlock
+from maetrain.models.config import Triple
+from maetrain.models.windows import WindowPlan, plan_windows
+
+from ..small import noise
+
+Place = tuple[int, int, int]
+WINDOW = (2, 3, 4)
+CASES = [
+    # map, shifted, remark
+    ((4, 3, 8), False, "fits"),
+    ((4, 6, 8), True, "shifted"),
+    ((3, 4, 5), False, "padded"),
+    ((5, 4, 6), True, "padded and shifted"),
+    ((1, 2, 9), True, "window cut to the map"),
+]
+
+
+def places_of(size: Triple) -> list[Place]:
+    return [(d, h, w) for d, h, w in product(*map(range, size))]
+
+
+def same_cell(a: Place, b: Place, plan: WindowPlan) -> bool:
+    rule = zip(a, b, plan.shift_DHW, plan.window_DHW, strict=True)
+    return all((i - shift) // window == (j - shift) // window for i, j, shift, window in rule)
+
+
+def table_row(query: Place, key: Place, table_DHW: Triple) -> int:
+    d, h, w = (q - k + n - 1 for q, k, n in zip(query, key, table_DHW, strict=True))
+    return (d * (2 * table_DHW[1] - 1) + h) * (2 * table_DHW[2] - 1) + w
+
+
+def loop_attention(
+    q_map: Tensor, k_map: Tensor, v_map: Tensor, table: Tensor, heads: int, plan: WindowPlan
+) -> Tensor:
+    """(D, H, W, E) maps in, attended values out: one query, one head at a time, over the tokens it may see."""
+    width = q_map.shape[-1] // heads
+    out = torch.zeros_like(q_map)
+    for query in places_of(plan.size_DHW):
+        keys = [key for key in places_of(plan.size_DHW) if same_cell(query, key, plan)]
+        for head in range(heads):
+            part = slice(head * width, (head + 1) * width)
+            logits = torch.stack(
+                [
+                    q_map[query][part] @ k_map[key][part] / width**0.5 + table[table_row(query, key, WINDOW), head]
+                    for key in keys
+                ]
+            )
+            values = torch.stack([v_map[key][part] for key in keys])
+            out[query][part] = logits.softmax(0) @ values
+    return out
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("size", "shifted"), [case[:2] for case in CASES], ids=[case[2] for case in CASES])
+def test_window_attention_is_what_a_loop_over_tokens_gives(size: Triple, shifted: bool) -> None:
+    torch.manual_seed(0)
+    attention = WindowAttention(6, heads=2, window_DHW=WINDOW)
+    attention.bias.table.normal_()  # large enough that a wrong row shows
+    plan = plan_windows(size, WINDOW, shifted)
+    tokens = noise(2, *size, 6)
+    got = attention(tokens, plan)
+    for b in range(2):
+        q, k, v = attention.qkv(tokens[b]).chunk(3, dim=-1)
+        want = attention.proj(loop_attention(q, k, v, attention.bias.table, 2, plan))
+        torch.testing.assert_close(got[b], want, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_skip_attention_is_what_a_loop_over_tokens_gives() -> None:
+    torch.manual_seed(0)
+    attention = SkipAttention(6, heads=2, window_DHW=WINDOW)
+    attention.bias.table.normal_()
+    size = (3, 4, 5)
+    plan = plan_windows(size, WINDOW, shifted=False)
+    up, skip = noise(1, *size, 6), noise(1, *size, 6, seed=1)
+    k, v = attention.kv(skip[0]).chunk(2, dim=-1)
+    want = attention.proj(loop_attention(up[0], k, v, attention.bias.table, 2, plan))
+    torch.testing.assert_close(attention(up, skip, plan)[0], want, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "shifted"), [case[:2] for case in CASES], ids=[case[2] for case in CASES])
+def test_a_token_is_moved_by_the_tokens_of_its_cell_and_by_no_other(size: Triple, shifted: bool) -> None:
+    torch.manual_seed(0)
+    block = WindowBlock(4, 2, WINDOW, shifted, mlp_ratio=2.0, drop_path=0.0)
+    plan = plan_windows(size, WINDOW, shifted)
+    tokens = noise(2, *size, 4).requires_grad_()
+    out = block(tokens)
+    places = places_of(size)
+    for query in places[:: max(len(places) // 12, 1)]:
+        # weighted: after a LayerNorm a plain sum has no gradient
+        (gradient,) = torch.autograd.grad((out[0][query] * noise(4)).sum(), tokens, retain_graph=True)
+        moved = {place for place in places if gradient[0][place].abs().max() > 0}
+        assert moved == {place for place in places if same_cell(query, place, plan)}
+        assert gradient[1].abs().max() == 0, "samples of a batch don't mix"
+
+
+def test_the_skip_block_carries_both_maps_and_reads_the_skip_inside_the_window_only() -> None:
+    torch.manual_seed(0)
+    block = SkipBlock(4, 2, WINDOW, mlp_ratio=2.0)
+    size = (3, 4, 5)
+    plan = plan_windows(size, WINDOW, shifted=False)
+    up, skip = noise(1, *size, 4).requires_grad_(), noise(1, *size, 4, seed=1).requires_grad_()
+    query = (2, 1, 3)
+    by_up, by_skip = torch.autograd.grad((block(up, skip)[0][query] * noise(4)).sum(), (up, skip))
+    places = places_of(size)
+    assert {p for p in places if by_up[0][p].abs().max() > 0} == {query}
+    assert {p for p in places if by_skip[0][p].abs().max() > 0} == {p for p in places if same_cell(query, p, plan)}
+    with torch.no_grad():
+        for layer in (block.attn.proj, block.mlp.fc2):
+            layer.weight.zero_(), layer.bias.zero_()
+        torch.testing.assert_close(block(up, skip), up + skip)
+
+
+def test_drop_path_drops_whole_samples_and_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    drop = DropPath(0.25)
+    out = drop(torch.ones(4000, 2, 3))
+    assert out.unique().tolist() == pytest.approx([0.0, 1 / 0.75])
+    assert (out == out[:, :1, :1]).all(), "a sample is dropped as a whole"
+    assert out.mean().item() == pytest.approx(1.0, abs=0.04)
+    branch = noise(3, 2)
+    assert torch.equal(drop.eval()(branch), branch)

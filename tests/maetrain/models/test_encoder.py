@@ -1,0 +1,49 @@
+"""The encoder takes any size, computes samples apart, and rests in eval mode."""
+
+import pytest
+import torch
+
+from maetrain.models.config import Triple
+from maetrain.models.encoder import Encoder
+
+from ..small import SMALL, noise
+
+
+def rounded_up(size: Triple, stride: int) -> Triple:
+    d, h, w = (-(-n // stride) for n in size)
+    return d, h, w
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(16, 16, 16), (17, 13, 22), (9, 20, 11), (3, 5, 1), (1, 1, 1)])
+def test_each_stage_gives_a_map_of_its_stride_rounded_up(size: Triple) -> None:
+    feats = Encoder(SMALL).eval()(noise(2, 1, *size))
+    assert [f.shape for f in feats] == [(2, *rounded_up(size, 2 ** (s + 1)), 8 * 2**s) for s in range(3)]
+    assert all(f.isfinite().all() for f in feats)
+
+
+@torch.no_grad()
+def test_a_sample_does_not_depend_on_its_batch() -> None:
+    encoder, volumes = Encoder(SMALL).eval(), noise(3, 1, 10, 12, 9)
+    for together, alone in zip(encoder(volumes), encoder(volumes[1:2]), strict=True):
+        torch.testing.assert_close(together[1:2], alone, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_drop_path_acts_in_training_and_rests_in_eval() -> None:
+    torch.manual_seed(0)
+    encoder = Encoder(SMALL.model_copy(update={"drop_path": 0.6}))
+    volume = noise(4, 1, 8, 8, 8)
+    train = [encoder.train()(volume)[-1] for _ in range(2)]
+    rest = [encoder.eval()(volume)[-1] for _ in range(2)]
+    assert not torch.equal(*train) and torch.equal(*rest)
+
+
+def test_drop_path_rises_from_nothing_to_its_setting() -> None:
+    rates = [block.drop_path.rate for stage in Encoder(SMALL).stages for block in stage.blocks]
+    assert rates[0] == 0 and rates[-1] == pytest.approx(0.2)
+    assert rates == sorted(rates)
+
+
+def test_every_second_block_is_shifted() -> None:
+    assert [block.shifted for stage in Encoder(SMALL).stages for block in stage.blocks] == [False, True] * 3

@@ -1,0 +1,45 @@
+"""Networks and settings so small that the tests of the parts take milliseconds."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from data_shards.formats.index import ShardIndex
+from maetrain.models.config import NNFormerConfig
+from maetrain.models.mae import MaeConfig
+from maetrain.train.config import PretrainConfig, PretrainSetup
+
+SMALL = NNFormerConfig(
+    embed_dim=8,
+    num_heads=(1, 2, 2),
+    decoder_heads=(1, 2),
+    windows=((2, 2, 2), (2, 2, 2), (2, 2, 2)),
+)
+SMALL_MAE = MaeConfig(ratio=0.5, decoder_dim=12, decoder_depth=1, decoder_heads=2)
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def small_setup(index: ShardIndex, run_dir: Path, **changes: object) -> PretrainSetup:
+    """A pretraining run of seconds on all scans of `index`."""
+    settings: dict = {
+        "mae": SMALL_MAE,
+        "crop_DHW": (16, 16, 16),
+        "steps": 6,
+        "warmup_steps": 1,
+        "global_batch": 4,
+        "micro_batch": 2,
+        "checkpoint_every": 2,
+        "keep_checkpoints": 2,
+        "seed": 3,
+    }
+    return PretrainSetup(
+        model=SMALL,
+        pretrain=PretrainConfig(**(settings | changes)),
+        shards=str(index.root),
+        pool_subjects=tuple(sorted({volume.subject for volume in index.volumes})),
+        run_dir=str(run_dir),
+    )
