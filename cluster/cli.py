@@ -86,11 +86,13 @@ def shards_build(
     from cluster.console import progress_bar, say
     from cluster.session import ray_session
     from cluster.shards import build_shards
+    from data_shards.archive.layout import read_archive
     from maetrain.recipes.load import load_recipe
 
     config = load_recipe(recipe, overrides).shards
     if format_:
         config = config.model_copy(update={"format": format_})
+    read_archive(source)  # a wrong path is said before Ray starts
     with ray_session(address), progress_bar(f"{config.format} shards") as bar:
         index = build_shards(source, out, config, bar)
     for bad in index.quarantined:

@@ -1,5 +1,6 @@
 """The sweep and what comes of it: scores, statistics, the report, and the parent run in the tracker."""
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from maetrain.finetune.plan import plan_jobs
 from maetrain.recipes.config import RunConfig
 from maetrain.report.page import write_report
 from maetrain.report.statistics import compare
-from maetrain.report.verdict import summary_rows
+from maetrain.report.verdict import headline, summary_rows
 from maetrain.tracking.mlflow_tracker import MlflowTracker
 from maetrain.tracking.tracker import Tracker
 
@@ -61,7 +62,9 @@ def compare_arms(
     log_parent(parent, config, results, page.parent)
     say("")
     if {"scratch", "mae"} <= {*arms}:
-        show_table(f"Dice on {len(split.test)} test persons", summary_rows(compare(rows)))
+        comparisons = compare(rows)
+        show_table(f"Dice on {len(split.test)} test persons", summary_rows(comparisons))
+        say(headline(comparisons))
     return page
 
 
@@ -75,3 +78,5 @@ def log_parent(parent: Tracker, config: RunConfig, results: Sequence[JobResult],
         parent.metrics({f"test_dice_{arm}": sum(dice) / len(dice)}, step=budget)
     for path in sorted(report.iterdir()):
         parent.file(path, "report")
+    said = json.loads((report / "summary.json").read_text())["headline"]
+    parent.tags({"mlflow.note.content": f"{said}\n\nThe report is among the artifacts: report/index.html."})

@@ -37,12 +37,13 @@ class Bar:
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Bar]:
+    """A bar that fits 80 columns with a note of 22."""
     columns = (
-        TextColumn("  {task.description:<18}"),
-        BarColumn(bar_width=16),
+        TextColumn("  {task.description:<17}"),
+        BarColumn(bar_width=10),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True)),
     )
     with Progress(*columns, console=console) as progress:

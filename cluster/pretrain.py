@@ -122,7 +122,7 @@ class _Listener(threading.Thread):
                 self.say(f"  {message}")
 
     def _step(self, info: StepInfo) -> None:
-        self.bar.to(info.step, f"loss {info.loss:.4f}  {info.volumes_per_s:.1f} volumes/s")
+        self.bar.to(info.step, f"loss {info.loss:.3f} {info.volumes_per_s:.1f} crops/s")
         if info.step > self.last_step and (info.step % self.log_every == 0 or info.step == info.steps):
             metrics = {
                 "loss": info.loss,

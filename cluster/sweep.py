@@ -149,7 +149,7 @@ def run_sweep(
             say(f"  {job.name}: FAILED: {str(error).strip().splitlines()[-1]}")
             continue
         stages[job].finish(result.seconds)
-        bar.advance(f"{job.name}: Dice {result.test_dice:.3f}")
+        bar.advance(f"last Dice {result.test_dice:.3f}")
     if failures:
         raise failures[0]
     return stages

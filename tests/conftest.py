@@ -7,10 +7,10 @@ from pathlib import Path
 # before torch is imported anywhere: two cores are shared by many processes
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import pytest  # noqa: E402
+import pytest
 
-from cluster.session import Resources, ray_session  # noqa: E402
-from data_shards.synthetic import SyntheticConfig, write_archive  # noqa: E402
+from cluster.session import Resources, ray_session
+from data_shards.synthetic import SyntheticConfig, write_archive
 
 
 @pytest.fixture(scope="session")

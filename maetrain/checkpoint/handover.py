@@ -105,8 +105,8 @@ def read_pool(folder: Path) -> list[PoolScan]:
 def load_encoder(folder: Path, network: nn.Module) -> HandoverReport:
     """Fills the encoder of a segmentation network from a handover.
 
-    InputError where the weights are no safetensors, or no tensor fits: then the two networks have nothing in common, and a "pretrained" arm
-    would quietly be a second scratch arm.
+    InputError where the weights are no safetensors, and where no tensor fits: then the two networks have nothing
+    in common, and a "pretrained" arm would quietly be a second scratch arm.
     """
     handover = read_handover(folder)
     try:

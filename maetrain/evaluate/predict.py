@@ -56,6 +56,8 @@ def predict_file(
     """Writes a NIfTI segmentation with the affine of the image."""
     if not out.name.endswith((".nii", ".nii.gz")):
         raise InputError(f"{out}: a segmentation is written as NIfTI; end the name in .nii.gz")
+    if out.resolve() in {path.resolve() for path in image_paths}:
+        raise InputError(f"{out}: the segmentation would overwrite the image; give another name")
     image = read_image(image_paths)
     labels_XYZ = segment(network, image, preprocess, window_DHW)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """Settings of a finetune job; the same for every arm but for the learning rate."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from data_shards.loading.augment import AugmentConfig
 from maetrain.models.config import Triple
@@ -24,6 +24,13 @@ class FinetuneConfig(BaseModel):
     augment: AugmentConfig = Field(AugmentConfig(), description="augmentation of training crops")
     monitor_every: int = Field(30, ge=1, description="steps between Dice measurements on the monitor persons")
     log_every: int = Field(5, ge=1, description="steps between logged loss points")
+
+    @model_validator(mode="after")
+    def _has_voxels(self) -> "FinetuneConfig":
+        for name in ("crop_DHW", "window_DHW"):
+            if min(getattr(self, name)) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)} has an axis below 1: use whole numbers from 1")
+        return self
 
 
 class FinetuneJob(BaseModel):

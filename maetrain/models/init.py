@@ -1,9 +1,9 @@
 """Starting weights.
 
-torch's defaults make this network's first hundred steps a coin toss: its convolutions start at 1 / sqrt(3 fan), and for a
-transposed convolution the fan is counted over the outputs, so upsampling and heads start far too small. Here every
-convolution keeps the variance of its input (LeCun et al. 1998), the fan being what one output really sums up; linear
-layers start at 0.02, as in Swin and ViT. Measured: decision 0008.
+torch's defaults make this network's first hundred steps a coin toss: its convolutions start at 1 / sqrt(3 fan), and
+for a transposed convolution the fan is counted over the outputs, so upsampling and heads start far too small. Here
+every convolution keeps the variance of its input (LeCun et al. 1998), the fan being what one output really sums up;
+linear layers start at 0.02, as in Swin and ViT. Measured: decision 0008.
 """
 
 from math import prod

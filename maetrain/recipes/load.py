@@ -54,7 +54,10 @@ def _read(recipe: str) -> tuple[str, str]:
         path = Path(recipe)
         if not path.is_file():
             raise InputError(f"{recipe}: no such file; a recipe is a YAML file or one of {', '.join(recipe_names())}")
-        return path.read_text(), str(path)
+        try:
+            return path.read_text(encoding="utf-8"), str(path)
+        except UnicodeDecodeError:
+            raise InputError(f"{recipe}: not a text file; a recipe is YAML in UTF-8") from None
     if recipe not in recipe_names():
         raise InputError(f"unknown recipe {recipe!r}{_nearest(recipe, recipe_names())}")
     return (files("maetrain.recipes") / f"{recipe}.yaml").read_text(), f"recipe {recipe}"
@@ -70,6 +73,8 @@ def _value(override: str, text: str) -> Any:
 def _set(settings: dict, keys: list[str], value: Any) -> None:
     for key in keys[:-1]:
         below = settings.setdefault(key, {})
+        if below is None:  # "pretrain:" with nothing below it
+            below = settings[key] = {}
         if not isinstance(below, dict):
             raise InputError(f"unknown setting {'.'.join(keys)!r}: {key} is a value, not a group of settings")
         settings = below

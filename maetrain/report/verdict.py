@@ -108,7 +108,7 @@ def gather_warnings(
 def summary_rows(comparisons: Sequence[BudgetComparison]) -> list[tuple[str, ...]]:
     """Header and one row per budget for the terminal table, in plain ASCII, within 80 columns."""
     baseline, arm = (comparisons[0].baseline_arm, comparisons[0].arm) if comparisons else ("scratch", "mae")
-    header: tuple[str, ...] = ("labelled", baseline, arm, "difference (95 % interval)", "p (Holm)", "verdict")
+    header: tuple[str, ...] = ("labelled", baseline, arm, "difference (95 % interval)", "p (Holm)")
     return [header] + [
         (
             str(c.budget),
@@ -116,7 +116,6 @@ def summary_rows(comparisons: Sequence[BudgetComparison]) -> list[tuple[str, ...
             f"{c.arm_mean:.3f}",
             f"{c.difference:+.3f}" + ("" if math.isnan(c.low) else f" ({c.low:+.3f} to {c.high:+.3f})"),
             p_text(c.p_holm),
-            verdict(c),
         )
         for c in comparisons
     ]

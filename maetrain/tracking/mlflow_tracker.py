@@ -6,6 +6,7 @@ batches: sqlite, the default store, has one writer at a time.
 """
 
 import json
+import logging
 import os
 import time
 from collections.abc import Mapping
@@ -13,7 +14,6 @@ from pathlib import Path
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
@@ -21,7 +21,11 @@ from mlflow.tracking import MlflowClient
 
 from maetrain.tracking.tracker import flatten
 
+# MLflow tells of every table it makes
+logging.getLogger("mlflow").setLevel(logging.WARNING)
+
 PARENT_TAG = "mlflow.parentRunId"
+KIND = {"mlflow.experimentKind": "custom_model_development"}
 
 
 def open_experiment(tracking_uri: str, name: str, artifacts: Path | None = None) -> str:
@@ -30,7 +34,8 @@ def open_experiment(tracking_uri: str, name: str, artifacts: Path | None = None)
     if found := client.get_experiment_by_name(name):
         return found.experiment_id
     try:
-        return client.create_experiment(name, artifacts.resolve().as_uri() if artifacts else None)
+        # the tag opens the experiment in the UI's view for trained models, not the one for language models
+        return client.create_experiment(name, artifacts.resolve().as_uri() if artifacts else None, KIND)
     except MlflowException:
         if found := client.get_experiment_by_name(name):  # another process was faster
             return found.experiment_id

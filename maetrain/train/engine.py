@@ -27,6 +27,8 @@ if shutil.which("ninja") is None:
     # DeepSpeed compiles a small op at its first start; the ninja of our environment is not on the PATH of a user who
     # calls .venv/bin/maetrain without activating anything
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+# DeepSpeed insists on a local rank; a process that no launcher started is the first on its machine
+os.environ.setdefault("LOCAL_RANK", "0")
 
 import deepspeed
 

@@ -113,9 +113,10 @@ def pretrain(
         if who.is_first:
             on_step(info)
         if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
-            save_checkpoint(setup, engine, index.sha256, step + 1, samples_seen, who)
+            # the curve first: points beyond the newest checkpoint are cut off at resume, missing ones would stay away
             if who.is_first:
                 curve.save(run_dir / "curve.jsonl")
+            save_checkpoint(setup, engine, index.sha256, step + 1, samples_seen, who)
     return curve
 
 

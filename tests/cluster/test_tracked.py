@@ -1,7 +1,5 @@
 """One piece of work has one run, also over restarts, and a run that broke off says so. A real sqlite store."""
 
-from pathlib import Path
-
 import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient

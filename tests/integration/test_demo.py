@@ -52,7 +52,7 @@ def first_run(out: Path, small_archive: Path, ray_resources: Resources) -> Path:
 def test_every_budget_arm_and_seed_is_scored(first_run: Path) -> None:
     with (first_run.parent / "scores.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == "budget,arm,seed,case,subject,class,dice,hd95_mm,surface_dice".split(",")
+    assert list(rows[0]) == ["budget", "arm", "seed", "case", "subject", "class", "dice", "hd95_mm", "surface_dice"]
     jobs = {(row["budget"], row["arm"], row["seed"]) for row in rows}
     assert jobs == {(b, a, s) for b in "124" for a in ("scratch", "mae") for s in "01"}
     scored = {job: {(r["case"], r["class"]) for r in rows if (r["budget"], r["arm"], r["seed"]) == job} for job in jobs}
@@ -118,7 +118,7 @@ def test_a_second_run_redoes_nothing(
     first_run: Path, out: Path, small_archive: Path, ray_resources: Resources, maetrain: Command
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in out.glob("*/*/stage.json")}
-    said = maetrain("demo", *TINY, "--data", small_archive, "--out", out)
+    said = maetrain("demo", "demo", *TINY, "--data", small_archive, "--out", out)
     assert {path: path.stat().st_mtime_ns for path in out.glob("*/*/stage.json")} == before
     assert said.count("kept") == 3 and "redone" not in said and "12/12" in said
 
@@ -127,13 +127,15 @@ def test_a_changed_setting_redoes_what_depends_on_it_and_says_so(
     first_run: Path, out: Path, small_archive: Path, ray_resources: Resources, maetrain: Command
 ) -> None:
     before = set(out.glob("*/*/stage.json"))
-    said = maetrain("demo", *TINY, "finetune.steps=5", "--data", small_archive, "--out", out)
+    said = maetrain("demo", "demo", *TINY, "finetune.steps=5", "--data", small_archive, "--out", out)
     new = {path.parent.parent.name for path in set(out.glob("*/*/stage.json")) - before}
     assert new == {"jobs"}
     assert said.count("kept") == 3 and "redone, because of finetune.steps: 4 -> 5" in said
 
 
-def test_the_verbs_work_alone(first_run: Path, out: Path, small_archive: Path, maetrain: Command, tmp_path: Path) -> None:
+def test_the_verbs_work_alone(
+    first_run: Path, out: Path, small_archive: Path, maetrain: Command, tmp_path: Path
+) -> None:
     job = sorted(out.glob("jobs/budget-004-mae-seed-0-*"))[0]
     image = sorted((small_archive / "imagesTr").iterdir())[0]
     maetrain("predict", job / "model", image, tmp_path / "seg.nii.gz")

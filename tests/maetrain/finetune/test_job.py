@@ -18,7 +18,7 @@ from maetrain.tracking.tracker import NullTracker
 from ..small import SMALL
 
 JOB = FinetuneJob(budget=2, arm="scratch", seed=0, subjects=("person_000", "person_001"))
-CONFIG = FinetuneConfig(crop_DHW=(16, 16, 16), steps=2, warmup_steps=0)
+CONFIG = FinetuneConfig(crop_DHW=(16, 16, 16), window_DHW=(16, 16, 16), steps=2, warmup_steps=0)
 
 
 class Notes(NullTracker):

@@ -1,7 +1,5 @@
 """The plan of a sweep: every cell once, budgets nested, arms paired."""
 
-from pathlib import Path
-
 import pytest
 from pydantic import ValidationError
 
@@ -25,9 +23,7 @@ def test_every_budget_arm_and_seed_is_one_job(small_index: ShardIndex) -> None:
 
 def test_budgets_are_nested_and_arms_see_the_same_persons(small_index: ShardIndex) -> None:
     split = split_of(small_index, 0.25, 2, 0)
-    persons = {
-        (j.budget, j.arm, j.seed): j.subjects for j in plan_jobs(small_index, split, (1, 2, 4), (0, 1, 2), ARMS)
-    }
+    persons = {(j.budget, j.arm, j.seed): j.subjects for j in plan_jobs(small_index, split, (1, 2, 4), (0, 1, 2), ARMS)}
     for seed in (0, 1, 2):
         for arm in ARMS:
             one, two, four = (persons[budget, arm, seed] for budget in (1, 2, 4))
@@ -57,6 +53,7 @@ def test_an_arm_that_would_make_a_bad_folder_name_is_refused(arm: str) -> None:
         FinetuneJob(budget=1, arm=arm, seed=0, subjects=("anna",))
 
 
-def test_a_crop_without_voxels_is_refused() -> None:
-    with pytest.raises(ValidationError, match="crop_DHW"):
-        FinetuneConfig(crop_DHW=(16, 0, 16))
+@pytest.mark.parametrize("name", ["crop_DHW", "window_DHW"])
+def test_a_crop_without_voxels_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError, match=rf"{name} = \(16, 0, 16\)"):
+        FinetuneConfig(**{name: (16, 0, 16)})

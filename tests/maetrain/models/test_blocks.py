@@ -38,9 +38,7 @@ def table_row(query: Place, key: Place, table_DHW: Triple) -> int:
     return (d * (2 * table_DHW[1] - 1) + h) * (2 * table_DHW[2] - 1) + w
 
 
-def loop_attention(
-    q_map: Tensor, k_map: Tensor, v_map: Tensor, table: Tensor, heads: int, plan: WindowPlan
-) -> Tensor:
+def loop_attention(q_map: Tensor, k_map: Tensor, v_map: Tensor, table: Tensor, heads: int, plan: WindowPlan) -> Tensor:
     """(D, H, W, E) maps in, attended values out: one query, one head at a time, over the tokens it may see."""
     width = q_map.shape[-1] // heads
     out = torch.zeros_like(q_map)

@@ -56,7 +56,7 @@ def test_logits_have_the_size_of_the_volume_whatever_it_is(size: Triple) -> None
 @torch.no_grad()
 def test_supervised_scales_come_full_resolution_first() -> None:
     network = NNFormer(SMALL.model_copy(update={"supervised_scales": 2}), 3).eval()
-    assert [l.shape for l in network(noise(1, 1, 16, 24, 16))] == [(1, 3, 16, 24, 16), (1, 3, 8, 12, 8)]
+    assert [logits.shape for logits in network(noise(1, 1, 16, 24, 16))] == [(1, 3, 16, 24, 16), (1, 3, 8, 12, 8)]
 
 
 @torch.no_grad()
@@ -70,7 +70,7 @@ def test_a_network_in_eval_mode_gives_the_same_twice_and_samples_apart() -> None
 def test_gradients_reach_every_parameter() -> None:
     torch.manual_seed(0)
     network = NNFormer(SMALL.model_copy(update={"supervised_scales": 2, "drop_path": 0.0}), 3)
-    sum((l * noise(*l.shape)).sum() for l in network(noise(1, 1, 16, 16, 16))).backward()
+    sum((logits * noise(*logits.shape)).sum() for logits in network(noise(1, 1, 16, 16, 16))).backward()
     idle = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     assert not idle
 

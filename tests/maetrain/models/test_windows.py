@@ -93,7 +93,8 @@ def test_an_axis_is_shifted_by_half_a_window_unless_the_window_covers_it() -> No
 
 
 @pytest.mark.parametrize(
-    ("window", "table"), [((2, 3, 4), (2, 3, 4)), ((3, 3, 3), (3, 3, 3)), ((2, 1, 3), (4, 3, 3)), ((1, 1, 1), (2, 2, 2))]
+    ("window", "table"),
+    [((2, 3, 4), (2, 3, 4)), ((3, 3, 3), (3, 3, 3)), ((2, 1, 3), (4, 3, 3)), ((1, 1, 1), (2, 2, 2))],
 )
 def test_every_offset_has_one_row_and_every_row_one_offset(window: Triple, table: Triple) -> None:
     index_TT = relative_index_TT(window, table, CPU)
@@ -103,7 +104,7 @@ def test_every_offset_has_one_row_and_every_row_one_offset(window: Triple, table
         offset = tuple(a - b for a, b in zip(places[t], places[u], strict=True))
         assert row_of.setdefault(offset, int(index_TT[t, u])) == int(index_TT[t, u]), f"{offset} has two rows"
     assert len(set(row_of.values())) == len(row_of) == np.prod([2 * w - 1 for w in window])
-    assert 0 <= min(row_of.values()) and max(row_of.values()) < np.prod([2 * w - 1 for w in table])
+    assert min(row_of.values()) >= 0 and max(row_of.values()) < np.prod([2 * w - 1 for w in table])
 
 
 def test_a_window_cut_small_uses_the_rows_its_offsets_have_in_the_full_window() -> None:

@@ -50,7 +50,7 @@ def test_every_setting_of_the_whole_tree_has_a_description() -> None:
 def test_explained_is_a_recipe_of_the_same_configuration_with_every_field_and_its_meaning(
     name: str, tmp_path: Path
 ) -> None:
-    config = load_recipe(name, ("title=Größe: 100 # %", "shards.preprocess.spacing_mm=[1, 1.5, 1]"))
+    config = load_recipe(name, ("title='Größe: 100 # %'", "shards.preprocess.spacing_mm=[1, 1.5, 1]"))
     text = explained(config)
     (tmp_path / "full.yaml").write_text(text)
     assert load_recipe(str(tmp_path / "full.yaml")) == config

@@ -76,7 +76,7 @@ def test_few_test_persons_are_warned_about() -> None:
 def test_the_terminal_table_has_a_row_a_budget() -> None:
     header, first, second = summary_rows([comparison(1, 0.02, 0.04), comparison(4, NAN, NAN, 1.0)])
     assert header[:3] == ("labelled", "scratch", "mae")
-    assert first == ("1", "0.600", "0.630", "+0.030 (+0.020 to +0.040)", "0.001", HELPS)
+    assert first == ("1", "0.600", "0.630", "+0.030 (+0.020 to +0.040)", "0.001")
     assert second[3] == "+0.010"  # one person has no interval
     assert all(text.isascii() for line in (header, first, second) for text in line)
 

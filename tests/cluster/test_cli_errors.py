@@ -1,0 +1,250 @@
+"""A user's mistake is one line on stderr that names what is wrong and the way out, and exit code 2. Never a traceback.
+
+Ray is not started here: what can be known to be wrong is said before.
+"""
+
+import errno
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from cluster import cli, session
+from data_shards.build import BuildConfig, build
+from data_shards.formats.index import ShardIndex
+from data_shards.preprocess import PreprocessConfig
+from maetrain.evaluate.model_folder import ModelContract, save_model
+from maetrain.models.segmentation import NNFormer
+
+from ..maetrain.small import SMALL
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, tmp_path: Path) -> Run:
+    def no_ray(*_: object, **__: object) -> None:
+        raise AssertionError("Ray was started before the mistake was said")
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["maetrain", *map(str, words)])
+        capfd.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return (code, *capfd.readouterr())
+
+    monkeypatch.setattr(session.ray, "init", no_ray)
+    monkeypatch.chdir(tmp_path)
+    return run
+
+
+def mistake(outcome: tuple[int, str, str], *parts: object) -> None:
+    """Exit code 2 and exactly one line on stderr, with all `parts` in it."""
+    code, _, stderr = outcome
+    lines = stderr.splitlines()
+    assert code == 2 and len(lines) == 1 and lines[0].startswith("maetrain: "), outcome
+    for part in parts:
+        assert str(part) in lines[0], lines[0]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("job") / "model"
+    torch.manual_seed(0)
+    contract = ModelContract(
+        architecture=SMALL,
+        class_names=("background", "organ_1", "organ_2"),
+        channel_names=("MRI",),
+        window_DHW=(16, 16, 16),
+        preprocess=PreprocessConfig(),
+    )
+    save_model(folder, NNFormer(SMALL, 3), contract)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def index(small_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> ShardIndex:
+    return build(small_archive, tmp_path_factory.mktemp("shards"), BuildConfig(format="zarr"))
+
+
+@pytest.fixture
+def scan(tmp_path: Path) -> Path:
+    return write(tmp_path / "scan.nii.gz", np.random.default_rng(0).uniform(1, 9, (12, 14, 10)).astype(np.float32))
+
+
+def write(path: Path, data: np.ndarray) -> Path:
+    nibabel.save(nibabel.Nifti1Image(data, np.eye(4)), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["config", "show", "smal"], ["'smal'", "did you mean 'small'"]),
+        (["config", "show", "mine.yaml"], ["mine.yaml", "no such file"]),
+        (["config", "show", "demo", "pretrain.setps=3"], ["pretrain.setps", "did you mean 'steps'"]),
+        (["config", "show", "demo", "pretrain.steps=abc"], ["pretrain.steps", "'abc'", "integer"]),
+        (["demo", "--data", "nowhere"], ["nowhere", "is not a folder", "give"]),
+        (["demo", "pretrain.stepz=1"], ["pretrain.stepz", "did you mean"]),
+        (["demo", "model.num_heads=[3,2,4]"], ["num_heads[0] = 3", "use"]),
+        (["shards", "build", "nowhere", "shards"], ["nowhere", "is not a folder", "give"]),
+        (["shards", "build", "nowhere", "shards", "shards.volumes_per_shard=0"], ["shards.volumes_per_shard", "0"]),
+        (["shards", "verify", "nowhere"], ["nowhere", "build the shards first"]),
+        (["shards", "show", "nowhere"], ["nowhere", "build the shards first"]),
+        (["pretrain", "demo", "--shards", "nowhere", "--out", "run"], ["nowhere", "build the shards first"]),
+        (["sweep", "demo", "--shards", "nowhere", "--data", "a", "--out", "b"], ["nowhere", "build the shards"]),
+        (["evaluate", "nowhere", "archive", "--out", "scores.csv"], ["nowhere", "no model there"]),
+        (["predict", "nowhere", "scan.nii.gz", "out.nii.gz"], ["nowhere", "no model there"]),
+        (["export", "nowhere", "encoder"], ["nowhere", "no committed checkpoint"]),
+        (["report", "nowhere"], ["nowhere", "No such file", "run"]),
+    ],
+    ids=lambda value: " ".join(value) if len(value) < 9 and "nowhere" not in value[0] else None,
+)
+def test_what_is_not_there_or_not_known_is_named(run: Run, words: list[str], parts: list[str]) -> None:
+    mistake(run(*words), *parts)
+
+
+def test_an_empty_archive_is_named(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    mistake(run("demo", "--data", "empty"), tmp_path / "empty", "holds no NIfTI scan")
+    mistake(run("shards", "build", "empty", "out"), tmp_path / "empty", "holds no NIfTI scan")
+
+
+def test_a_truncated_image_is_named(run: Run, model: Path, scan: Path) -> None:
+    scan.write_bytes(scan.read_bytes()[:-200])
+    mistake(run("predict", model, scan, "out.nii.gz"), scan, "can't be read", "again")
+
+
+def test_an_image_of_nan_is_named_with_their_number(run: Run, model: Path, tmp_path: Path) -> None:
+    path = write(tmp_path / "nan.nii.gz", np.full((8, 8, 8), np.nan, dtype=np.float32))
+    mistake(run("predict", model, path, "out.nii.gz"), path, "512 of 512 voxels are NaN", "repair")
+
+
+def test_a_flat_image_is_named(run: Run, model: Path, tmp_path: Path) -> None:
+    path = write(tmp_path / "2d.nii.gz", np.ones((16, 16), dtype=np.float32))
+    mistake(run("predict", model, path, "out.nii.gz"), path, "(16, 16)", "not a 3-D volume")
+
+
+def test_too_many_channels_are_named(run: Run, model: Path, scan: Path) -> None:
+    mistake(run("predict", model, scan, scan, "out.nii.gz"), "2 channels", "trained on 1", "one file per channel")
+
+
+def test_an_image_that_is_not_there_and_a_wrong_output_name_are_named(run: Run, model: Path, scan: Path) -> None:
+    mistake(run("predict", model, "gone.nii.gz", "out.nii.gz"), "gone.nii.gz", "No such file")
+    mistake(run("predict", model, scan, "out.png"), "out.png", ".nii.gz")
+    mistake(run("predict", model, scan, scan), scan, "overwrite")
+
+
+def test_a_good_image_is_segmented(run: Run, model: Path, scan: Path, tmp_path: Path) -> None:
+    code, stdout, stderr = run("predict", model, scan, "new/out.nii.gz")
+    assert (code, stderr) == (0, "") and "organ_2" in stdout
+    assert nibabel.load(tmp_path / "new" / "out.nii.gz").shape == (12, 14, 10)
+
+
+def test_a_person_nobody_knows_is_named(run: Run, model: Path, small_archive: Path) -> None:
+    outcome = run("evaluate", model, small_archive, "--out", "scores.csv", "--subjects", "person_000,bob")
+    mistake(outcome, "--subjects", "'bob'", "12 persons")
+
+
+def test_labels_of_other_classes_than_the_models_are_named(run: Run, model: Path, tmp_path: Path) -> None:
+    for name in ("imagesTr", "labelsTr"):
+        (tmp_path / "archive" / name).mkdir(parents=True)
+    write(tmp_path / "archive" / "imagesTr" / "a.nii.gz", np.random.default_rng(0).uniform(1, 9, (12, 14, 10)))
+    write(tmp_path / "archive" / "labelsTr" / "a.nii.gz", np.full((12, 14, 10), 3, dtype=np.uint8))
+    (tmp_path / "archive" / "dataset.json").write_text('{"name": "x", "modality": {"0": "MRI"}}')
+    outcome = run("evaluate", model, "archive", "--out", "scores.csv")
+    mistake(outcome, "a.nii.gz", "label value 3", "0..2")
+
+
+def test_an_archive_without_labels_cannot_be_scored(run: Run, model: Path, scan: Path) -> None:
+    mistake(run("evaluate", model, scan.parent, "--out", "scores.csv"), "no labelled case", "labelsTr")
+
+
+def test_a_budget_larger_than_the_persons_there_are_is_named(run: Run, index: ShardIndex, small_archive: Path) -> None:
+    words = ("sweep", "demo", "sweep.budgets=[1, 99]", "sweep.arms=[scratch]")
+    outcome = run(*words, "--shards", index.root, "--data", small_archive, "--out", "sweep")
+    mistake(outcome, "budget 99", "training persons", "sweep.budgets")
+
+
+def test_the_arm_mae_without_an_encoder_is_named(run: Run, index: ShardIndex, small_archive: Path) -> None:
+    words = ("sweep", "demo", "--shards", index.root, "--data", small_archive, "--out", "sweep")
+    mistake(run(*words), "--handover", "sweep.arms=[scratch]")
+
+
+def test_a_garbled_index_is_named(run: Run, index: ShardIndex, tmp_path: Path) -> None:
+    text = (index.root / "index.json").read_text()
+    (tmp_path / "index.json").write_text(text.replace("person_000", "person_999"))
+    mistake(run("shards", "show", tmp_path), tmp_path / "index.json", "build the shards again")
+    (tmp_path / "index.json").write_text(text[: len(text) // 2])
+    mistake(run("shards", "verify", tmp_path), tmp_path / "index.json", "build the shards again")
+
+
+def test_a_damaged_shard_is_named_with_exit_code_1(run: Run, small_archive: Path, tmp_path: Path) -> None:
+    index = build(small_archive, tmp_path / "shards", BuildConfig(format="webdataset"))
+    path = index.root / index.shards[0].name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    code, stdout, stderr = run("shards", "verify", "shards")
+    assert (code, stderr) == (1, "") and path.name in stdout and stdout.startswith("damaged: ")
+
+
+@pytest.mark.parametrize(
+    "words", [["demoo"], ["predict"], ["shards", "build", "a", "b", "--format", "tar"], ["evaluate", "--nothing"]]
+)
+def test_a_misused_command_shows_its_usage(run: Run, words: list[str]) -> None:
+    code, stdout, stderr = run(*words)
+    assert code == 2 and stdout == "" and "Usage: " in stderr and "Error: " in stderr and "Traceback" not in stderr
+
+
+def test_an_interrupt_says_how_to_go_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.cli, "main", interrupted)
+    code, _, stderr = run("demo")
+    assert code == 130 and stderr.splitlines() == ["maetrain: stopped; the same command goes on from here"]
+
+
+def test_a_full_disk_is_one_line_and_our_own_mistakes_keep_their_traceback(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(error: Exception) -> Callable[..., None]:
+        def main(**_: object) -> None:
+            raise error
+
+        return main
+
+    monkeypatch.setattr(cli.cli, "main", failing(OSError(errno.ENOSPC, "No space left on device", "/out/x")))
+    mistake(run("demo"), "/out/x", "No space left on device")
+    for error in (KeyError("ours"), OSError(errno.ENOENT, "ours"), ValueError("ours")):
+        monkeypatch.setattr(cli.cli, "main", failing(error))
+        with pytest.raises(type(error), match="ours"):
+            run("demo")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "want"),
+    [
+        (None, (), ("demo", ())),
+        ("small", ("a=1",), ("small", ("a=1",))),
+        ("a=1", ("b=2",), ("demo", ("a=1", "b=2"))),
+    ],
+)
+def test_the_recipe_may_be_left_out_before_overrides(recipe: str | None, overrides: tuple, want: tuple) -> None:
+    assert cli.recipe_and_overrides(recipe, overrides, "demo") == want
+
+
+def test_every_command_is_a_click_command_with_a_short_help() -> None:
+    def walk(group: click.Group) -> list[click.Command]:
+        return [c for one in group.commands.values() for c in (walk(one) if isinstance(one, click.Group) else [one])]
+
+    assert all(command.get_short_help_str() for command in walk(cli.cli))

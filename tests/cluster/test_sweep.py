@@ -1,0 +1,129 @@
+"""What a job's result depends on, and which scans test it; nothing runs here."""
+
+from pathlib import Path
+
+import pytest
+
+from cluster.reporting import check_overlap, overlap
+from cluster.sweep import job_stage, test_cases_of
+from data_shards.archive.layout import read_archive
+from data_shards.build import BuildConfig, build
+from data_shards.errors import InputError
+from data_shards.formats.index import ShardIndex
+from data_shards.splits import Split
+from maetrain.checkpoint.handover import POOL, PoolScan, write_handover
+from maetrain.finetune.config import FinetuneJob
+from maetrain.finetune.plan import pretrain_pool, split_of
+from maetrain.models.encoder import Encoder
+from maetrain.recipes.load import load_recipe
+
+from ..maetrain.small import SMALL
+
+CONFIG = load_recipe("demo")
+JOB = FinetuneJob(budget=1, arm="scratch", seed=0, subjects=("person_000",))
+test_cases_of.__test__ = False  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def index(small_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> ShardIndex:
+    return build(small_archive, tmp_path_factory.mktemp("shards"), BuildConfig(format="zarr"))
+
+
+@pytest.fixture(scope="module")
+def split(index: ShardIndex) -> Split:
+    return split_of(index, 0.25, 2, 0)
+
+
+def hand_over(folder: Path, pool: list[PoolScan]) -> Path:
+    contract = {
+        "architecture": SMALL,
+        "crop_DHW": (16, 16, 16),
+        "preprocess": {},
+        "channel_names": ("MRI",),
+        "shard_index_sha256": "0",
+        "pretrain_fingerprint": "0",
+        "step": 1,
+    }
+    write_handover(folder, Encoder(SMALL).state_dict(), contract, pool)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "finetune.steps=7",
+        "finetune.augment.noise_std=0.3",
+        "model.drop_path=0.1",
+        "evaluate.tolerance_mm=2",
+        "sweep.max_test_cases=3",
+    ],
+)
+def test_what_shapes_a_jobs_scores_makes_it_another_job(
+    tmp_path: Path, index: ShardIndex, split: Split, override: str
+) -> None:
+    changed = load_recipe("demo", (override,))
+    assert job_stage(tmp_path, JOB, CONFIG, index, split).key != job_stage(tmp_path, JOB, changed, index, split).key
+
+
+@pytest.mark.parametrize("override", ["pretrain.steps=7", "sweep.budgets=[1]", "title=x", "cluster.pretrain_workers=1"])
+def test_what_does_not_leaves_it_the_same_job(tmp_path: Path, index: ShardIndex, split: Split, override: str) -> None:
+    changed = load_recipe("demo", (override,))
+    assert job_stage(tmp_path, JOB, CONFIG, index, split).key == job_stage(tmp_path, JOB, changed, index, split).key
+
+
+def test_a_handover_counts_by_its_weights_and_not_by_its_folder(
+    tmp_path: Path, index: ShardIndex, split: Split
+) -> None:
+    one = hand_over(tmp_path / "one", [])
+    (tmp_path / "copy").mkdir()
+    for path in one.iterdir():
+        (tmp_path / "copy" / path.name).write_bytes(path.read_bytes())
+    other = hand_over(tmp_path / "other", [])
+    keys = [
+        job_stage(tmp_path, JOB.model_copy(update={"handover": str(folder)}), CONFIG, index, split).key
+        for folder in (one, tmp_path / "copy", other)
+    ]
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_test_cases_are_all_scans_of_the_test_persons(small_archive: Path, index: ShardIndex, split: Split) -> None:
+    cases = test_cases_of(read_archive(small_archive), index, split)
+    assert {case.subject for case in cases} == set(split.test)
+    assert len(cases) == sum(volume.subject in split.test for volume in index.volumes)
+    assert test_cases_of(read_archive(small_archive), index, split, at_most=1) == cases[:1]
+
+
+def test_an_archive_that_is_not_the_shards_own_is_refused(small_archive: Path, index: ShardIndex, split: Split) -> None:
+    archive = read_archive(small_archive)
+    gone = next(case for case in archive.cases if case.subject in split.test)
+    object.__setattr__(archive, "cases", tuple(case for case in archive.cases if case is not gone))
+    with pytest.raises(InputError, match=f"test case {gone.case} .* give the shards' archive"):
+        test_cases_of(archive, index, split)
+
+
+def scans_of(index: ShardIndex, subjects: tuple[str, ...]) -> list[PoolScan]:
+    return [
+        PoolScan(case=v.case, subject=v.subject, voxel_sha256=v.voxel_sha256)
+        for v in index.volumes
+        if v.subject in subjects
+    ]
+
+
+def test_an_honest_pool_does_not_overlap(tmp_path: Path, index: ShardIndex, split: Split) -> None:
+    found = check_overlap(index, split, hand_over(tmp_path, scans_of(index, pretrain_pool(index, split))))
+    assert (found.by_person, found.by_voxel_hash) == (0, 0)
+
+
+def test_a_test_person_in_the_pool_is_found_by_name_and_by_voxels(
+    tmp_path: Path, index: ShardIndex, split: Split
+) -> None:
+    seen = scans_of(index, split.test[:1])
+    found = overlap(index, split, seen)
+    assert (found.by_person, found.by_voxel_hash) == (1, len(seen))
+    disguised = [scan.model_copy(update={"subject": "somebody else", "case": "x"}) for scan in seen]
+    found = overlap(index, split, disguised)
+    assert (found.by_person, found.by_voxel_hash) == (0, len(seen))
+    folder = hand_over(tmp_path, disguised)
+    assert (folder / POOL).is_file()
+    with pytest.raises(InputError, match="pretrain with the same split"):
+        check_overlap(index, split, folder)

@@ -1,0 +1,66 @@
+"""Test persons are scored in the image's own grid and millimetres."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_shards.archive.layout import ArchiveCase
+from data_shards.errors import InputError
+from data_shards.preprocess import PreprocessConfig
+from maetrain.evaluate.test_set import score_cases, spacing_mm_XYZ
+
+from .scans import Brightness, oblique_affine, organ, scan, write
+
+CLASSES = ("background", "organ")
+
+
+def case(folder: Path, label_XYZ: np.ndarray, name: str = "c1", affine: np.ndarray | None = None) -> ArchiveCase:
+    image = write(folder / f"{name}.nii.gz", scan(), affine)
+    label = write(folder / f"{name}-label.nii.gz", label_XYZ.astype(np.uint8), affine)
+    return ArchiveCase(name, f"person of {name}", (image,), label)
+
+
+def scores(cases: list[ArchiveCase], classes: tuple[str, ...] = CLASSES, **more: object) -> list:
+    return score_cases(Brightness(), cases, classes, PreprocessConfig(), (8, 10, 12), 1.0, **more)
+
+
+def test_the_spacing_of_a_turned_grid_is_the_length_of_its_voxels() -> None:
+    assert spacing_mm_XYZ(oblique_affine((1.0, 1.5, 2.0))) == pytest.approx((1.0, 1.5, 2.0))
+
+
+def test_a_perfect_segmentation_has_dice_one_and_no_distance(tmp_path: Path) -> None:
+    (row,) = scores([case(tmp_path, organ(scan()), affine=oblique_affine())])
+    assert (row.dice, row.hd95_mm, row.surface_dice) == (1.0, 0.0, 1.0)
+    assert (row.case, row.subject, row.class_name) == ("c1", "person of c1", "organ")
+
+
+@pytest.mark.parametrize(("axis", "millimetres"), [(0, 1.0), (1, 1.5), (2, 2.0)])
+def test_a_label_one_voxel_off_is_off_by_that_axis_spacing(tmp_path: Path, axis: int, millimetres: float) -> None:
+    off = np.roll(organ(scan()), 1, axis)
+    (row,) = scores([case(tmp_path, off, affine=oblique_affine((1.0, 1.5, 2.0)))])
+    length = (5, 11, 4)[axis]
+    assert row.hd95_mm == pytest.approx(millimetres)
+    assert row.dice == pytest.approx((length - 1) / length)
+
+
+def test_every_case_has_one_row_a_class_and_is_shown_once(tmp_path: Path) -> None:
+    shown: list[str] = []
+
+    def on_case(which: ArchiveCase, image: np.ndarray, label: np.ndarray, predicted: np.ndarray) -> None:
+        shown.append(which.case)
+        assert image.shape == (1, *scan().shape) and np.array_equal(image[0], scan())
+        assert np.array_equal(predicted, label)
+
+    cases = [case(tmp_path, organ(scan()), name) for name in ("a", "b")]
+    rows = scores(cases, ("background", "organ", "never there"), on_case=on_case)
+    assert shown == ["a", "b"]
+    assert [(r.case, r.class_name) for r in rows] == [(c, k) for c in "ab" for k in ("organ", "never there")]
+    assert [r.dice for r in rows if r.class_name == "never there"] == [1.0, 1.0]
+
+
+def test_a_label_value_that_names_no_class_is_refused_with_the_file(tmp_path: Path) -> None:
+    label = organ(scan())
+    label[0, 0, 0] = 7
+    with pytest.raises(InputError, match=r"c1-label.nii.gz: label value 7"):
+        scores([case(tmp_path, label)])
