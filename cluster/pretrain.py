@@ -6,6 +6,7 @@ registration is not used: it registers late, so a worker that dies after `report
 checkpoint before (docs/decisions/0004).
 """
 
+import signal
 import threading
 import uuid
 from collections.abc import Callable
@@ -70,11 +71,18 @@ def run_pretraining(
         ),
     )
     listener.start()
+    on_interrupt = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit()
+    except SystemExit:
+        # Ray aborts the group at Ctrl-C, and then leaves the program without a word
+        raise KeyboardInterrupt from None
     except ray.train.TrainingFailedError as error:
         raise _users_mistake(error) or error from None
     finally:
+        # fit() leaves its handler behind, which would abort a group that is long gone
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, on_interrupt)
         listener.stop()
         messages.shutdown()
 

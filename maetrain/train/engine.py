@@ -7,10 +7,7 @@ where ZeRO keeps its fp32 master copy.
 
 import logging
 import os
-import shutil
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -23,14 +20,14 @@ from maetrain.train.group import RankInfo
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
-if shutil.which("ninja") is None:
-    # DeepSpeed compiles a small op at its first start; the ninja of our environment is not on the PATH of a user who
-    # calls .venv/bin/maetrain without activating anything
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 # DeepSpeed insists on a local rank; a process that no launcher started is the first on its machine
 os.environ.setdefault("LOCAL_RANK", "0")
 
 import deepspeed
+
+# On CPUs DeepSpeed compiles an all-reduce of its own at the first start: 45 s, a compiler on every node, and a lock in
+# the user's cache on which every later run waits for ever if that start was killed. gloo does the same sum.
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
