@@ -13,6 +13,8 @@ from data_shards.errors import InputError
 
 # absolute, because Ray's workers may stand in another folder
 PATH = click.Path(path_type=Path, resolve_path=True)
+FOLDER = click.Path(path_type=Path, resolve_path=True, file_okay=False)
+FILE = click.Path(path_type=Path, resolve_path=True, dir_okay=False)
 # what a disk may say no to; any other OSError is our own mistake and keeps its traceback
 ENVIRONMENT = (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EDQUOT)
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
@@ -50,7 +52,7 @@ def cli() -> None:
 @click.argument("recipe", required=False)
 @OVERRIDES
 @click.option("--data", type=PATH, help="Archive in MSD or nnU-Net layout; without it, synthetic scans are drawn.")
-@click.option("--out", type=PATH, default="out", show_default=True, help="Folder for everything that is made.")
+@click.option("--out", type=FOLDER, default="out", show_default=True, help="Folder for everything that is made.")
 @click.option("--address", help="Ray cluster to join; without it, Ray starts on this machine.")
 def demo(recipe: str | None, overrides: tuple[str, ...], data: Path | None, out: Path, address: str | None) -> None:
     """The main job from end to end. RECIPE: `demo` without --data, else `small`.
@@ -120,7 +122,7 @@ def shards_verify(folder: Path, deep: bool) -> None:
 
 @shards.command("show", epilog=examples("maetrain shards show shards/ --sheet sheet.png"))
 @click.argument("folder", type=PATH)
-@click.option("--sheet", type=PATH, help="Write a PNG of middle slices there.")
+@click.option("--sheet", type=FILE, help="Write a PNG of middle slices there.")
 def shards_show(folder: Path, sheet: Path | None) -> None:
     """Print the table of contents of the shards in FOLDER."""
     from cluster.console import say, show_table
@@ -138,10 +140,10 @@ def shards_show(folder: Path, sheet: Path | None) -> None:
 @click.argument("recipe")
 @OVERRIDES
 @click.option("--shards", "shards_dir", type=PATH, required=True, help="Folder of a shard index.")
-@click.option("--out", type=PATH, required=True, help="Folder of the run; a run that is there goes on.")
+@click.option("--out", type=FOLDER, required=True, help="Folder of the run; a run that is there goes on.")
 @click.option("--address", help="Ray cluster to join; without it, Ray starts on this machine.")
 @click.option("--tracking-uri", help="MLflow store. Default: sqlite in OUT.")
-@click.option("--setup-only", type=PATH, help="Write the run's setup there, for `python -m maetrain.train`, and stop.")
+@click.option("--setup-only", type=FILE, help="Write the run's setup there, for `python -m maetrain.train`, and stop.")
 def pretrain(
     recipe: str,
     overrides: tuple[str, ...],
@@ -170,7 +172,7 @@ def pretrain(
 @click.option("--shards", "shards_dir", type=PATH, required=True, help="Folder of a shard index with labels.")
 @click.option("--data", type=PATH, required=True, help="The archive the shards come from; test scans are read there.")
 @click.option("--handover", type=PATH, help="Encoder for the arm `mae`; needed where the recipe has that arm.")
-@click.option("--out", type=PATH, required=True, help="Folder of jobs and report.")
+@click.option("--out", type=FOLDER, required=True, help="Folder of jobs and report.")
 @click.option("--address", help="Ray cluster to join; without it, Ray starts on this machine.")
 @click.option("--tracking-uri", help="MLflow store. Default: sqlite in OUT.")
 def sweep(
@@ -196,9 +198,11 @@ def sweep(
 @cli.command(epilog=examples("maetrain evaluate out/jobs/JOB/model scans/ --out scores.csv"))
 @click.argument("model", type=PATH)
 @click.argument("archive", type=PATH)
-@click.option("--out", type=PATH, required=True, help="CSV of scores, one row per case and class.")
+@click.option("--out", type=FILE, required=True, help="CSV of scores, one row per case and class.")
 @click.option("--subjects", help="Comma-separated persons to score; default: all labelled ones.")
-@click.option("--tolerance-mm", type=float, default=1.0, show_default=True, help="Tolerance of surface Dice.")
+@click.option(
+    "--tolerance-mm", type=click.FloatRange(min=0), default=1.0, show_default=True, help="Tolerance of surface Dice."
+)
 def evaluate(model: Path, archive: Path, out: Path, subjects: str | None, tolerance_mm: float) -> None:
     """Score the finetuned MODEL on labelled cases of ARCHIVE, in the scans' own grid and spacing."""
     from cluster.verbs import run_evaluate_verb
@@ -283,8 +287,7 @@ def main() -> None:
     try:
         cli.main(standalone_mode=False)
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        _fail(f"{error.format_message()} (see maetrain --help)")
     except InputError as error:
         _fail(str(error))
     except OSError as error:

@@ -16,11 +16,10 @@ from data_shards.archive.layout import Archive
 from data_shards.formats.index import ShardIndex
 from data_shards.splits import Split
 from maetrain.evaluate.scores import read_scores
-from maetrain.finetune.job import JobResult
 from maetrain.finetune.plan import plan_jobs
 from maetrain.recipes.config import RunConfig
 from maetrain.report.page import write_report
-from maetrain.report.statistics import compare
+from maetrain.report.statistics import ArmPoint, arm_curve, compare
 from maetrain.report.verdict import headline, summary_rows
 from maetrain.tracking.mlflow_tracker import MlflowTracker
 from maetrain.tracking.tracker import Tracker
@@ -52,6 +51,7 @@ def compare_arms(
     timings["sweep"] = time.perf_counter() - started
     results = results_of(stages)
     facts = provenance() | {
+        "jobs finished by": "; ".join(sorted({stage.made_by() for stage in stages.values()})),
         "wall time of this call": ", ".join(f"{name} {seconds:.0f} s" for name, seconds in timings.items()),
         "wall time of finetuning": f"{sum(r.seconds for r in results):.0f} s over {len(results)} jobs",
     }
@@ -59,23 +59,20 @@ def compare_arms(
     inputs.save(out / INPUTS)
     rows = [row for stage in stages.values() for row in read_scores(stage.folder / "scores.csv")]
     page = write_report(rows, inputs, out, out / "report")
-    log_parent(parent, config, results, page.parent)
+    log_parent(parent, config, arm_curve(rows), page.parent)
     say("")
     if {"scratch", "mae"} <= {*arms}:
         comparisons = compare(rows)
-        show_table(f"Dice on {len(split.test)} test persons", summary_rows(comparisons))
+        show_table(f"Dice on {comparisons[0].n_subjects} test persons", summary_rows(comparisons))
         say(headline(comparisons))
     return page
 
 
-def log_parent(parent: Tracker, config: RunConfig, results: Sequence[JobResult], report: Path) -> None:
+def log_parent(parent: Tracker, config: RunConfig, curve: Sequence[ArmPoint], report: Path) -> None:
     """The curve itself on the parent run: one metric an arm, step = labelled persons; and the report's files."""
     parent.params(config.model_dump(mode="json"))
-    cells: dict[tuple[str, int], list[float]] = {}
-    for result in results:
-        cells.setdefault((result.job.arm, result.job.budget), []).append(result.test_dice)
-    for (arm, budget), dice in sorted(cells.items()):
-        parent.metrics({f"test_dice_{arm}": sum(dice) / len(dice)}, step=budget)
+    for point in curve:
+        parent.metrics({f"test_dice_{point.arm}": point.mean}, step=point.budget)
     for path in sorted(report.iterdir()):
         parent.file(path, "report")
     said = json.loads((report / "summary.json").read_text())["headline"]

@@ -1,13 +1,15 @@
 """`maetrain demo`: the main job, from an archive to the report, in one command."""
 
+import shlex
+import sys
 import time
 from pathlib import Path
 
 from cluster.comparison import compare_arms
 from cluster.console import say
-from cluster.pipeline import Timings, make_archive, make_encoder, make_setup, make_shards, pretrain_stage
-from cluster.pretrain import check_setup
-from cluster.reporting import check_overlap
+from cluster.pipeline import Timings, fit_channels, make_archive, make_encoder, make_setup, make_shards, pretrain_stage
+from cluster.pretrain import check_setup, fit_workers
+from cluster.reporting import check_encoder
 from cluster.session import ray_session
 from cluster.tracked import Tracking, tracked
 from data_shards.archive.layout import read_archive
@@ -36,6 +38,7 @@ def run_demo(config: RunConfig, data: Path | None, out: Path, address: str | Non
     with ray_session(address, config.cluster.object_store_mib) as resources:
         index = make_shards(root, config.shards.model_copy(update={"format": "zarr"}), out, timings)
         tar_index = make_shards(root, config.shards.model_copy(update={"format": "webdataset"}), out, timings)
+        config = fit_workers(fit_channels(config, index), resources)
         split = split_of(index, config.split.test_share, config.split.monitor_subjects, config.split.seed)
         say(f"split: {len(split.test)} test, {len(split.monitor)} monitor, {len(split.train)} training persons")
         arms: dict[str, str | None] = dict.fromkeys(config.sweep.arms)
@@ -43,8 +46,8 @@ def run_demo(config: RunConfig, data: Path | None, out: Path, address: str | Non
         stage = pretrain_stage(config, index, pool, out)
         # what can be known to fail later fails now
         plan_jobs(index, split, config.sweep.budgets, config.sweep.seeds, arms)
-        setup = make_setup(config, index, pool, stage.folder)
-        check_setup(setup, config.cluster.pretrain_workers, resources, config.cluster.cpus_per_worker)
+        if "mae" in arms:
+            check_setup(make_setup(config, index, pool, stage.folder), index.sha256, config.cluster, resources)
 
         uri = tracking_uri(out)
         experiment = open_experiment(uri, EXPERIMENT, out / "mlartifacts")
@@ -56,11 +59,15 @@ def run_demo(config: RunConfig, data: Path | None, out: Path, address: str | Non
             parent.dataset(tar_index.name, tar_index.sha256, str(tar_index.root), "finetune")
             if "mae" in arms:
                 handover = make_encoder(config, index, stage, pool, resources, tracking, timings)
-                check_overlap(tar_index, split, handover)
+                check_encoder(tar_index, split, config.model, handover)
                 arms["mae"] = str(handover)
             # labelled volumes come out of the other format: both are read for real
             page = compare_arms(config, tar_index, archive, split, arms, out, resources, parent, tracking, timings)
     say(f"report: {page}")
-    say(f"MLflow: mlflow server --backend-store-uri {uri} --host 127.0.0.1 --port 5000")
+    # in the environment's folder, which nobody may have activated
+    mlflow = Path(sys.executable).with_name("mlflow")
+    say(
+        f"MLflow: {shlex.quote(str(mlflow))} server --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1 --port 5000"
+    )
     say(f"done in {time.perf_counter() - started:.0f} s")
     return page

@@ -18,6 +18,7 @@ from cluster.tracked import Tracking, tracked
 from data_shards.archive.layout import read_archive
 from data_shards.build import BuildConfig
 from data_shards.formats.index import ShardIndex
+from data_shards.ingest import relative, size_and_time
 from data_shards.synthetic import write_archive
 from maetrain.evaluate.pictures import reconstruction
 from maetrain.recipes.config import RunConfig
@@ -49,17 +50,17 @@ def make_archive(config: RunConfig, out: Path, timings: Timings) -> Path:
     return stage.folder
 
 
-def archive_inputs(root: Path) -> dict[str, list[int]]:
+def archive_inputs(root: Path) -> dict[str, tuple[int, int] | None]:
     """Names, sizes and times of an archive's files: what tells a changed archive from the same one."""
     archive = read_archive(root)
     paths = {p for case in archive.cases for p in (*case.image_paths, case.label_path) if p is not None}
     paths |= {p for p in (root / "dataset.json", root / "subjects.json") if p.is_file()}
-    return {str(p.relative_to(root)): [p.stat().st_size, p.stat().st_mtime_ns] for p in sorted(paths)}
+    return {relative(p, root): size_and_time(p) for p in sorted(paths)}
 
 
 def make_shards(root: Path, config: BuildConfig, out: Path, timings: Timings) -> ShardIndex:
     """The shards of an archive in the format of `config`."""
-    inputs = {"archive": str(root.resolve()), "files": archive_inputs(root), "build": config.model_dump(mode="json")}
+    inputs = {"files": archive_inputs(root), "build": config.model_dump(mode="json", exclude={"max_quarantined_share"})}
     stage = Stage(out / "shards", config.format, inputs)
     say(f"shards, {config.format}: {stage.state()}")
     if not stage.is_finished:
@@ -69,6 +70,15 @@ def make_shards(root: Path, config: BuildConfig, out: Path, timings: Timings) ->
     for bad in index.quarantined:
         say(f"  quarantined: {bad.reason}")
     return index
+
+
+def fit_channels(config: RunConfig, index: ShardIndex) -> RunConfig:
+    """The model with as many input channels as the shards have."""
+    channels = len(index.channel_names)
+    if config.model.in_channels == channels:
+        return config
+    say(f"model.in_channels = {channels}, for {', '.join(index.channel_names)}")
+    return config.model_copy(update={"model": config.model.model_copy(update={"in_channels": channels})})
 
 
 def make_setup(config: RunConfig, index: ShardIndex, pool: tuple[str, ...], run_dir: Path) -> PretrainSetup:
@@ -87,7 +97,7 @@ def pretrain_stage(config: RunConfig, index: ShardIndex, pool: tuple[str, ...], 
     inputs = {
         "shard_index_sha256": index.sha256,
         "pool_subjects": list(pool),
-        "model": config.model.model_dump(mode="json"),
+        "model": config.model.encoder_settings(),
         "pretrain": config.pretrain.model_dump(mode="json", exclude=free),
         "workers": config.cluster.pretrain_workers,
     }
@@ -100,7 +110,7 @@ def pretrain_and_export(
     """Pretrains in `setup.run_dir`, hands the encoder over there, and draws what it rebuilds."""
     run_dir = Path(setup.run_dir)
     with progress_bar("pretraining") as bar:
-        run_pretraining(setup, config.cluster, resources, bar, tracker, say)
+        run_pretraining(setup, config.cluster, resources, bar, tracker)
     export_encoder(run_dir, run_dir / "handover")
     picture = run_dir / "reconstruction.png"
     reconstruction(picture, *rebuilt_crop(run_dir, index, setup))

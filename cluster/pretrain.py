@@ -6,30 +6,42 @@ registration is not used: it registers late, so a worker that dies after `report
 checkpoint before (docs/decisions/0004).
 """
 
+import shutil
 import signal
 import threading
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 
 import ray
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.util.queue import Empty, Queue
 
-from cluster.console import Bar
+from cluster.console import Bar, say
 from cluster.session import Resources
 from data_shards.errors import InputError
 from maetrain.masking.units import MaskUnitGrid
-from maetrain.recipes.config import ClusterConfig
+from maetrain.recipes.config import ClusterConfig, RunConfig
 from maetrain.tracking.tracker import Tracker
 from maetrain.train.config import PretrainSetup
 from maetrain.train.group import joined_group
 from maetrain.train.pretrain import StepInfo, pretrain
+from maetrain.train.resume import check_bound
 
 
-def check_setup(setup: PretrainSetup, workers: int, resources: Resources, cpus_per_worker: float) -> None:
+def fit_workers(config: RunConfig, resources: Resources) -> RunConfig:
+    """One rank a GPU where there are GPUs but fewer than ranks asked for; the global batch stays, by accumulation."""
+    wanted, gpus = config.cluster.pretrain_workers, int(resources.gpus)
+    if not 0 < gpus < wanted:
+        return config
+    say(f"{gpus} GPU{'s' if gpus > 1 else ''} here: {gpus} instead of {wanted} pretraining workers")
+    return config.model_copy(update={"cluster": config.cluster.model_copy(update={"pretrain_workers": gpus})})
+
+
+def check_setup(setup: PretrainSetup, shard_index_sha256: str, cluster: ClusterConfig, resources: Resources) -> None:
     """All mistakes that can be known before any worker starts. Raises InputError."""
+    workers, cpus_per_worker = cluster.pretrain_workers, cluster.cpus_per_worker
+    check_bound(setup, shard_index_sha256)
     grid = MaskUnitGrid(setup.pretrain.crop_DHW, setup.model.total_stride)
     grid.num_hidden(setup.pretrain.mae.ratio)
     setup.pretrain.accumulation(workers)
@@ -46,15 +58,14 @@ def run_pretraining(
     resources: Resources,
     bar: Bar,
     tracker: Tracker,
-    say: Callable[[str], None],
 ) -> None:
     """Trains to the end in a Ray Train group; the results are in `setup.run_dir`."""
     workers = cluster.pretrain_workers
-    check_setup(setup, workers, resources, cluster.cpus_per_worker)
     use_gpu = resources.gpus >= workers
     bar.start(setup.pretrain.steps)
     messages = Queue()
-    listener = _Listener(messages, setup.pretrain.log_every, bar, tracker, say)
+    ray_files = Path(setup.run_dir).resolve() / "ray"
+    listener = _Listener(messages, setup.pretrain.log_every, bar, tracker)
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"setup": setup.model_dump_json(), "messages": messages},
@@ -63,10 +74,10 @@ def run_pretraining(
             use_gpu=use_gpu,
             resources_per_worker={"CPU": cluster.cpus_per_worker, "GPU": int(use_gpu)},
         ),
-        run_config=RunConfig(
+        run_config=ray.train.RunConfig(
             # a fresh name: Ray would resume whatever ran under a reused one
             name=f"pretrain-{uuid.uuid4().hex[:8]}",
-            storage_path=str(Path(setup.run_dir).resolve() / "ray"),
+            storage_path=str(ray_files),
             failure_config=FailureConfig(max_failures=cluster.max_failures),
         ),
     )
@@ -80,6 +91,7 @@ def run_pretraining(
     except ray.train.TrainingFailedError as error:
         raise _users_mistake(error) or error from None
     finally:
+        shutil.rmtree(ray_files, ignore_errors=True)  # only of use to Ray's own way of resuming
         # fit() leaves its handler behind, which would abort a group that is long gone
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, on_interrupt)
@@ -108,13 +120,13 @@ def _users_mistake(error: BaseException) -> InputError | None:
 
 
 class _Listener(threading.Thread):
-    """Takes what the first rank says to bar and tracker. A step repeated after a restart is logged once."""
+    """Takes what the first rank says to bar and tracker. A step repeated after any restart is logged once."""
 
-    def __init__(self, messages: Queue, log_every: int, bar: Bar, tracker: Tracker, say: Callable[[str], None]) -> None:
+    def __init__(self, messages: Queue, log_every: int, bar: Bar, tracker: Tracker) -> None:
         super().__init__(daemon=True)
         self.messages, self.log_every = messages, log_every
-        self.bar, self.tracker, self.say = bar, tracker, say
-        self.last_step, self.stopping = 0, threading.Event()
+        self.bar, self.tracker = bar, tracker
+        self.last_step, self.stopping = tracker.last_step("loss"), threading.Event()
 
     def run(self) -> None:
         while True:
@@ -127,7 +139,7 @@ class _Listener(threading.Thread):
             if isinstance(message, StepInfo):
                 self._step(message)
             else:
-                self.say(f"  {message}")
+                say(f"  {message}")
 
     def _step(self, info: StepInfo) -> None:
         self.bar.to(info.step, f"loss {info.loss:.3f} {info.volumes_per_s:.1f} crops/s")

@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def hardware() -> str:
     return f"{len(os.sched_getaffinity(0))} cores of {model}" + (f", {len(gpus)} x {gpus[0]}" if gpus else ", no GPU")
 
 
+@cache
 def provenance() -> dict[str, str]:
     """Label -> value, in the order the report shows them."""
     versions = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)

@@ -8,9 +8,10 @@ from cluster.stages import Stage
 from data_shards.errors import InputError
 from data_shards.formats.index import ShardIndex
 from data_shards.splits import Split
-from maetrain.checkpoint.handover import PoolScan, read_pool
+from maetrain.checkpoint.handover import PoolScan, check_fits, read_pool
 from maetrain.finetune.config import FinetuneJob
 from maetrain.finetune.job import JobResult
+from maetrain.models.config import NNFormerConfig
 from maetrain.recipes.config import RunConfig
 from maetrain.recipes.load import explained
 from maetrain.report.inputs import Curve, Overlap, Picture, PretrainCurve, Quarantined, ReportInputs
@@ -25,6 +26,12 @@ def overlap(index: ShardIndex, split: Split, pool: Sequence[PoolScan]) -> Overla
         by_person=len({v.subject for v in test if v.subject in seen_subjects}),
         by_voxel_hash=sum(v.voxel_sha256 in seen_voxels for v in test),
     )
+
+
+def check_encoder(index: ShardIndex, split: Split, model: NNFormerConfig, handover: Path) -> None:
+    """InputError where the encoder does not fit the network and the data, or has seen a test person."""
+    check_fits(handover, model, index.preprocess.model_dump(mode="json"), index.channel_names)
+    check_overlap(index, split, handover)
 
 
 def check_overlap(index: ShardIndex, split: Split, handover: Path) -> Overlap:

@@ -37,8 +37,10 @@ def ray_session(address: str | None = None, object_store_mib: int = 256) -> Iter
         options |= {"include_dashboard": False, "object_store_memory": object_store_mib * 2**20, "num_cpus": _cores()}
     try:
         ray.init(address=address or "local", **options)
-    except ConnectionError as error:
-        first = str(error).splitlines()[0]
+    except (OSError, RuntimeError, ValueError, SystemExit) as error:
+        if address is None:
+            raise
+        first = (str(error).splitlines() or ["no answer"])[0]
         raise InputError(f"--address {address}: no Ray cluster answers ({first}); start one with `ray start`") from None
     try:
         yield _resources()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from cluster.provenance import provenance
 from maetrain.checkpoint.commit import write_atomically
 from maetrain.checkpoint.fingerprint import differences, fingerprint
 
@@ -37,20 +38,24 @@ class Stage:
         return (self.folder / DONE).is_file()
 
     def finish(self, seconds: float) -> None:
-        text = json.dumps({"inputs": self.inputs, "seconds": round(seconds, 2), "finished": time.time()}, indent=1)
-        write_atomically(self.folder / DONE, text)
+        made_by = {key: provenance()[key] for key in ("commit", "hardware")}
+        done = {"inputs": self.inputs, "seconds": round(seconds, 2), "finished": time.time(), "made_by": made_by}
+        write_atomically(self.folder / DONE, json.dumps(done, indent=1))
 
-    def seconds(self) -> float:
-        """How long the finished stage took when it ran."""
-        return float(json.loads((self.folder / DONE).read_text())["seconds"])
+    def made_by(self) -> str:
+        """Commit and hardware of the call that finished it, which a later call that keeps it may not share."""
+        made_by = json.loads((self.folder / DONE).read_text())["made_by"]
+        return f"{made_by['commit']} on {made_by['hardware']}"
 
     def state(self) -> str:
         """In words: kept, redone because of what, or run for the first time."""
         if self.is_finished:
             return f"kept ({self.folder})"
+        if self.folder.is_dir() and any(self.folder.iterdir()):
+            return "goes on"
         former = self._latest_other()
         if former is None:
-            return "goes on" if self.folder.is_dir() and any(self.folder.iterdir()) else "runs"
+            return "runs"
         changed = differences(former, self.inputs)
         shown = "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if len(changed) > 3 else "")
         return f"redone, because of {shown}"

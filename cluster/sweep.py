@@ -30,6 +30,7 @@ from maetrain.tracking.tracker import NullTracker, Tracker
 
 def job_stage(out: Path, job: FinetuneJob, config: RunConfig, index: ShardIndex, split: Split) -> Stage:
     """All that a job's scores depend on; the handover counts by its weights, not by its folder."""
+    other_rate = "learning_rate" if job.handover else "pretrained_learning_rate"
     inputs = {
         "shard_index_sha256": index.sha256,
         "budget": job.budget,
@@ -40,7 +41,7 @@ def job_stage(out: Path, job: FinetuneJob, config: RunConfig, index: ShardIndex,
         "monitor_subjects": list(split.monitor),
         "handover_sha256": read_handover(Path(job.handover)).weights_sha256 if job.handover else None,
         "model": config.model.model_dump(mode="json"),
-        "finetune": config.finetune.model_dump(mode="json"),
+        "finetune": config.finetune.model_dump(mode="json", exclude={"log_every", other_rate}),
         "tolerance_mm": config.evaluate.tolerance_mm,
         "max_test_cases": config.sweep.max_test_cases,
     }
@@ -51,6 +52,8 @@ def test_cases_of(archive: Archive, index: ShardIndex, split: Split, at_most: in
     """The archive's cases of the test persons that are in the index. InputError where the two don't belong together."""
     test = set(split.test)
     indexed = {v.case for v in index.volumes if v.subject in test and v.has_label}
+    if archive.class_names != index.class_names:
+        raise InputError(f"{archive.root}: its classes are not those of {index.root}; give the archive of these shards")
     cases = [case for case in archive.cases if case.case in indexed]
     if len(cases) != len(indexed):
         missing = sorted(indexed - {case.case for case in cases})
@@ -120,6 +123,9 @@ def run_sweep(
     InputError for what the user can mend; a job that failed twice raises Ray's error once the others are done.
     """
     stages = {job: job_stage(out, job, config, index, split) for job in jobs}
+    for stage in stages.values():
+        if not stage.is_finished and (left := read_result(stage.folder)):
+            stage.finish(left.seconds)  # done when an earlier driver died before it could say so
     missing = [job for job, stage in stages.items() if not stage.is_finished]
     bar.start(len(jobs), done=len(jobs) - len(missing))
     if tracking is not None:

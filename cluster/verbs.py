@@ -6,9 +6,9 @@ from pathlib import Path
 from cluster.comparison import INPUTS, compare_arms
 from cluster.console import say, show_table
 from cluster.demo import EXPERIMENT, tracking_uri
-from cluster.pipeline import make_setup, pretrain_and_export
-from cluster.pretrain import check_setup
-from cluster.reporting import check_overlap
+from cluster.pipeline import fit_channels, make_setup, pretrain_and_export
+from cluster.pretrain import check_setup, fit_workers
+from cluster.reporting import check_encoder
 from cluster.session import ray_session
 from cluster.tracked import Tracking, tracked
 from data_shards.archive.layout import read_archive
@@ -41,17 +41,20 @@ def run_pretrain_verb(
     config: RunConfig, shards: Path, out: Path, address: str | None, uri: str | None, setup_only: Path | None
 ) -> None:
     index = ShardIndex.load(shards)
+    config = fit_channels(config, index)
     split = _split(config, index) if any(volume.has_label for volume in index.volumes) else None
     pool = pretrain_pool(index, split)
     left_out = f"; {len(split.test)} test and {len(split.monitor)} monitor persons are left out" if split else ""
     say(f"pretraining pool: {len(pool)} persons{left_out}")
     setup = make_setup(config, index, pool, out)
     if setup_only:
+        setup_only.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(setup_only, setup.model_dump_json(indent=1))
         say(f"setup written; run it with: python -m maetrain.train {setup_only}")
         return
     with ray_session(address, config.cluster.object_store_mib) as resources:
-        check_setup(setup, config.cluster.pretrain_workers, resources, config.cluster.cpus_per_worker)
+        config = fit_workers(config, resources)
+        check_setup(setup, index.sha256, config.cluster, resources)
         work = fingerprint({"run_dir": setup.run_dir})
         with tracked(_tracking(out, uri), f"pretrain {out.name}", work) as tracker:
             tracker.tags({"kind": "pretrain", "pretrain_run": out.name})
@@ -71,12 +74,13 @@ def run_sweep_verb(
     uri: str | None,
 ) -> None:
     index, archive = ShardIndex.load(shards), read_archive(data)
+    config = fit_channels(config, index)
     split = _split(config, index)
     arms: dict[str, str | None] = dict.fromkeys(config.sweep.arms)
     if "mae" in arms:
         if handover is None:
             raise InputError("the arm `mae` needs an encoder: give --handover, or sweep.arms=[scratch]")
-        check_overlap(index, split, handover)
+        check_encoder(index, split, config.model, handover)
         arms["mae"] = str(handover.resolve())
     plan_jobs(index, split, config.sweep.budgets, config.sweep.seeds, arms)
     with ray_session(address, config.cluster.object_store_mib) as resources:
@@ -101,6 +105,11 @@ def run_evaluate_verb(
     cases = [c for c in archive.cases if c.label_path is not None and (subjects is None or c.subject in subjects)]
     if not cases:
         raise InputError(f"{archive_root}: no labelled case to score; labels belong into labelsTr")
+    if archive.class_names != contract.class_names:
+        raise InputError(
+            f"{archive_root}: its classes are {list(archive.class_names)}, the model's {list(contract.class_names)}: "
+            "scores would compare unlike things; give an archive with the model's classes, in their order"
+        )
     scores = score_cases(network, cases, contract.class_names, contract.preprocess, contract.window_DHW, tolerance_mm)
     made_by = contract.made_by
     budget, arm, seed = int(made_by.get("budget", 1)), made_by.get("arm", "model"), int(made_by.get("seed", 0))

@@ -22,7 +22,7 @@ from data_shards.formats import webdataset_shards, zarr_shards
 from data_shards.formats.files import digest, remove, size_bytes, write_text
 from data_shards.formats.index import INDEX_NAME, SCHEMA_VERSION, Quarantined, ShardIndex, ShardInfo, VolumeRecord
 from data_shards.formats.sample import ShardSample
-from data_shards.ingest import ShardPlan, ingest, relative
+from data_shards.ingest import ShardPlan, ingest, relative, size_and_time
 from data_shards.preprocess import PreprocessConfig
 
 RESULTS_FOLDER = ".build"
@@ -179,7 +179,7 @@ def _without_duplicates(
 def _fingerprint(plan: ShardPlan, config: BuildConfig) -> str:
     """Changes when a source file, the plan or a setting that shapes the shard changes."""
     files = [
-        (relative(path, plan.root), path.stat().st_size, path.stat().st_mtime_ns)
+        (relative(path, plan.root), size_and_time(path))
         for case in plan.cases
         for path in (*case.image_paths, *([case.label_path] if case.label_path else []))
     ]

@@ -61,6 +61,14 @@ def relative(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
 
 
+def size_and_time(path: Path) -> tuple[int, int] | None:
+    """Bytes and modification time in ns; None for a link to nowhere, which is quarantined when it is read."""
+    try:
+        return path.stat().st_size, path.stat().st_mtime_ns
+    except OSError:
+        return None
+
+
 def _record(case: ArchiveCase, plan: ShardPlan, image: Volume, prepared: Prepared, sample: ShardSample) -> VolumeRecord:
     image_CDHW, label_DHW = sample.image_CDHW, sample.label_DHW
     c, d, h, w = image_CDHW.shape

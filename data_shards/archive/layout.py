@@ -116,13 +116,24 @@ def _named_cases(root: Path, found: Iterable[FoundCase]) -> tuple[ArchiveCase, .
     subjects_path = root / "subjects.json"
     subjects = _read_object(subjects_path) if subjects_path.is_file() else {}
     cases: dict[str, ArchiveCase] = {}
+    unused, without = set(subjects), []
     for name, image_paths, label_path in found:
         # Dots and blanks would break tar keys ("a.b.image.npy" belongs to sample "a"), and zarr keeps "__x" to itself.
         case = re.sub(r"[^\w-]", "_", _stem(name)).lstrip("_") or "case"
         if case in cases:
             raise InputError(f"{image_paths[0]} and {cases[case].image_paths[0]} both make case {case!r}: rename one")
-        subject = str(subjects.get(_stem(name), subjects.get(case, case)))
+        key = next((k for k in (_stem(name), case, name) if k in subjects), None)
+        unused.discard(key)
+        if key is None:
+            without.append(case)
+        subject = str(subjects[key]) if key is not None else case
         cases[case] = ArchiveCase(case, subject, image_paths, label_path)
+    if unused and without:
+        # a key that fits nothing would make its scan a person of its own, and persons could leak between the splits
+        raise InputError(
+            f"{subjects_path}: {min(unused)!r} is no case, and case {min(without)!r} has no person: "
+            "write each case's name as its file's, without .nii.gz"
+        )
     return tuple(cases[case] for case in sorted(cases))
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from data_shards.errors import InputError
 from maetrain.checkpoint.commit import read_model, sha256_file, write_atomically
+from maetrain.checkpoint.fingerprint import differences
 from maetrain.models.config import NNFormerConfig, Triple
 
 WEIGHTS, CONTRACT, POOL = "encoder.safetensors", "contract.json", "pool.json"
@@ -36,6 +37,7 @@ class EncoderHandover(BaseModel):
     pretrain_fingerprint: str
     step: int = Field(ge=0, description="optimizer steps of pretraining")
     weights_sha256: str
+    pool_sha256: str = Field(description="hash of pool.json")
 
 
 class PoolScan(BaseModel):
@@ -68,12 +70,13 @@ def write_handover(
     """`encoder_weights`: names without the "encoder." prefix. `contract`: the fields but key map and hash."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: t.contiguous() for name, t in encoder_weights.items()}, folder / WEIGHTS)
+    write_atomically(folder / POOL, json.dumps([scan.model_dump() for scan in pool], indent=1))
     handover = EncoderHandover(
         **contract,
         key_map={name: f"encoder.{name}" for name in sorted(encoder_weights)},
         weights_sha256=sha256_file(folder / WEIGHTS),
+        pool_sha256=sha256_file(folder / POOL),
     )
-    write_atomically(folder / POOL, json.dumps([scan.model_dump() for scan in pool], indent=1))
     write_atomically(folder / CONTRACT, handover.model_dump_json(indent=1))
     return handover
 
@@ -87,19 +90,36 @@ def read_handover(folder: Path) -> EncoderHandover:
         handover = read_model(path, EncoderHandover)
     except ValueError as error:
         raise InputError(f"{path}: not a handover contract: {error}; export it again") from None
-    if not (folder / WEIGHTS).is_file() or sha256_file(folder / WEIGHTS) != handover.weights_sha256:
-        raise InputError(f"{folder / WEIGHTS}: missing, or not the file the contract speaks of; export it again")
+    for name, sha256 in ((WEIGHTS, handover.weights_sha256), (POOL, handover.pool_sha256)):
+        if not (folder / name).is_file() or sha256_file(folder / name) != sha256:
+            raise InputError(f"{folder / name}: missing, or not the file the contract speaks of; export it again")
     return handover
 
 
 def read_pool(folder: Path) -> list[PoolScan]:
-    """The scans the encoder has seen; empty where the handover does not say. InputError for a garbled list."""
+    """The scans the encoder has seen. InputError where the list is missing, altered or garbled."""
+    read_handover(folder)
     path = folder / POOL
     try:
-        return _POOL.validate_json(path.read_bytes()) if path.is_file() else []
+        return _POOL.validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(f"{path}: not a list of scans: {first['loc']}: {first['msg']}; export it again") from None
+
+
+def check_fits(folder: Path, model: NNFormerConfig, preprocess: dict, channel_names: tuple[str, ...]) -> None:
+    """InputError where the encoder was made for another network or other data than the ones it shall go to."""
+    handover = read_handover(folder)
+    own = {"model": model.encoder_settings(), "preprocess": preprocess, "channels": list(channel_names)}
+    given = {
+        "model": handover.architecture.encoder_settings(),
+        "preprocess": handover.preprocess,
+        "channels": list(handover.channel_names),
+    }
+    if changed := differences(given, own):
+        raise InputError(
+            f"{folder}: made for other settings ({'; '.join(changed)}); use its pretraining run's, or pretrain anew"
+        )
 
 
 def load_encoder(folder: Path, network: nn.Module) -> HandoverReport:

@@ -16,6 +16,7 @@ from data_shards.archive.volume import Volume, read_image
 from data_shards.errors import InputError
 from data_shards.preprocess import PreprocessConfig, prepare, restore_probabilities
 from maetrain.models.config import Triple
+from maetrain.models.segmentation import NNFormer
 
 OVERLAP = 0.5
 
@@ -37,9 +38,9 @@ def probabilities_KDHW(network: nn.Module, volume_CDHW: Tensor, window_DHW: Trip
     return torch.as_tensor(logits_1KDHW)[0].softmax(0).cpu()
 
 
-def segment(network: nn.Module, image: Volume, preprocess: PreprocessConfig, window_DHW: Triple) -> np.ndarray:
+def segment(network: NNFormer, image: Volume, preprocess: PreprocessConfig, window_DHW: Triple) -> np.ndarray:
     """(X, Y, Z) uint8 labels in the grid of `image`."""
-    channels = next(p for n, p in network.named_parameters() if n.endswith("stem.block1.conv1.weight")).shape[1]
+    channels = network.config.in_channels
     if image.data.shape[0] != channels:
         raise InputError(
             f"{image.path}: {image.data.shape[0]} channels, but the model was trained on {channels}; "
@@ -51,7 +52,7 @@ def segment(network: nn.Module, image: Volume, preprocess: PreprocessConfig, win
 
 
 def predict_file(
-    network: nn.Module, image_paths: Sequence[Path], out: Path, preprocess: PreprocessConfig, window_DHW: Triple
+    network: NNFormer, image_paths: Sequence[Path], out: Path, preprocess: PreprocessConfig, window_DHW: Triple
 ) -> None:
     """Writes a NIfTI segmentation with the affine of the image."""
     if not out.name.endswith((".nii", ".nii.gz")):
@@ -63,4 +64,7 @@ def predict_file(
     out.parent.mkdir(parents=True, exist_ok=True)
     segmentation = nibabel.Nifti1Image(labels_XYZ, image.affine_4x4)
     segmentation.header.set_xyzt_units("mm")
-    nibabel.save(segmentation, out)
+    suffix = ".nii.gz" if out.name.endswith(".nii.gz") else ".nii"
+    partial = out.with_name(f".{out.name.removesuffix(suffix)}.partial{suffix}")  # a killed run leaves no half file
+    nibabel.save(segmentation, partial)
+    partial.rename(out)

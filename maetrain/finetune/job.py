@@ -81,8 +81,16 @@ def run_job(
         if case is test_cases[0]:
             overlay(picture, image[0], label, predicted, list(index.class_names))
 
+    known = {volume.case: volume.voxel_sha256 for volume in index.volumes}
     scores = score_cases(
-        trained.network, test_cases, index.class_names, index.preprocess, config.window_DHW, tolerance_mm, draw_first
+        trained.network,
+        test_cases,
+        index.class_names,
+        index.preprocess,
+        config.window_DHW,
+        tolerance_mm,
+        known,
+        draw_first,
     )
     rows = [ScoreRow.of(score, job.budget, job.arm, job.seed) for score in scores]
     write_scores(folder / "scores.csv", rows)

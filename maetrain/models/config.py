@@ -59,6 +59,10 @@ class NNFormerConfig(BaseModel):
         """Channels of stage `stage`, 0 = shallowest."""
         return self.embed_dim * 2**stage
 
+    def encoder_settings(self) -> dict:
+        """The fields that shape the encoder; a change of any other leaves a pretrained encoder as it is."""
+        return self.model_dump(mode="json", exclude={"decoder_depths", "decoder_heads", "supervised_scales"})
+
     @model_validator(mode="after")
     def _consistent(self) -> "NNFormerConfig":
         stages = self.num_stages

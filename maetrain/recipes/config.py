@@ -1,5 +1,7 @@
 """A run as one value: every setting of the way from archive to report."""
 
+from typing import Annotated
+
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from data_shards.build import BuildConfig
@@ -28,7 +30,9 @@ class SweepConfig(_Settings):
 
     budgets: tuple[int, ...] = Field((1, 2, 4), min_length=1, description="labelled persons per job, rising")
     arms: tuple[str, ...] = Field(("scratch", "mae"), min_length=1, description="starts: scratch, mae")
-    seeds: tuple[int, ...] = Field((0, 1), min_length=1, description="one job per seed; seeds also order the persons")
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (0, 1), min_length=1, description="one job per seed; seeds also order the persons"
+    )
     cpus_per_job: float = Field(1, gt=0, description="CPU cores a job holds; several jobs run at once")
     gpus_per_job: float = Field(0.5, ge=0, le=1, description="share of a GPU a job holds where there are GPUs")
     max_test_cases: int = Field(0, ge=0, description="score only the first n test cases; 0 = all")

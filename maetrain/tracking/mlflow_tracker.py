@@ -95,6 +95,9 @@ class MlflowTracker:
         if len(self._buffer) >= self.BATCH or time.monotonic() - self._flushed > self.FLUSH_EVERY_S:
             self._flush()
 
+    def last_step(self, metric: str) -> int:
+        return max((point.step for point in self.client.get_metric_history(self.run_id, metric)), default=0)
+
     def file(self, path: Path, folder: str | None = None) -> None:
         self.client.log_artifact(self.run_id, str(path), folder)
 

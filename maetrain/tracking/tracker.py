@@ -15,6 +15,9 @@ class Tracker(Protocol):
     def metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Buffered; on the store at the latest when the run ends."""
 
+    def last_step(self, metric: str) -> int:
+        """The highest step at which `metric` stands in the store, 0 for none: where a resumed run goes on logging."""
+
     def file(self, path: Path, folder: str | None = None) -> None:
         """A copy of `path` among the run's artifacts, below `folder`."""
 
@@ -35,6 +38,9 @@ class NullTracker:
 
     def metrics(self, metrics: Mapping[str, float], step: int) -> None:
         pass
+
+    def last_step(self, metric: str) -> int:
+        return 0
 
     def file(self, path: Path, folder: str | None = None) -> None:
         pass

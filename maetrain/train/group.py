@@ -1,7 +1,6 @@
 """The process group, whoever started it: Ray Train, torchrun, or nobody (one process)."""
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,9 +45,7 @@ def joined_group() -> Iterator[RankInfo]:
     if "RANK" in os.environ:
         dist.init_process_group(backend)
     else:
-        handle, path = tempfile.mkstemp(prefix="maetrain-group-")
-        os.close(handle)
-        dist.init_process_group(backend, store=dist.FileStore(path, 1), rank=0, world_size=1)
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     try:
         yield RankInfo(dist.get_rank(), dist.get_world_size(), device)
     finally:

@@ -1,7 +1,8 @@
 """MAE pretraining: one loop for one process, torchrun and Ray Train.
 
 Everything random is drawn from (seed, purpose, step or sample), so nothing of it needs saving, and the state of a
-run is its weights, its AdamW moments and the number of samples seen. The loop doesn't know who started it.
+run is its weights, its AdamW moments and the number of samples seen. Drop path alone is drawn per rank and step: with
+`model.drop_path` > 0 another number of ranks gives another, equally good curve. The loop doesn't know who started it.
 """
 
 import time
@@ -22,7 +23,7 @@ from maetrain.train.config import PretrainSetup
 from maetrain.train.curve import Curve, CurvePoint
 from maetrain.train.engine import Engine
 from maetrain.train.group import RankInfo
-from maetrain.train.resume import bind_run, restore, save_checkpoint
+from maetrain.train.resume import Done, bind_run, restore, save_checkpoint
 from maetrain.train.schedule import warmup_cosine
 
 
@@ -67,7 +68,8 @@ def pretrain(
 
     torch.manual_seed(stream_seed(config.seed, "init"))
     engine = Engine(MaskedAutoencoder(setup.model, config.mae), config, who)
-    done = restore(setup, engine, index.sha256, who, say)
+    restored = restore(setup, engine, index.sha256, who, say)
+    done = restored or Done(0, 0)
     curve = Curve.load(run_dir / "curve.jsonl").until(done.step)
     batches = pretrain_batches(
         index,
@@ -81,7 +83,7 @@ def pretrain(
         mirror=config.mirror_DHW,
     )
     samples_seen = done.samples_seen
-    if done.step == 0:
+    if restored is None:  # also shows at once whether the folder can be written
         save_checkpoint(setup, engine, index.sha256, 0, 0, who)
     for step in range(done.step, config.steps):
         started, waited = time.perf_counter(), 0.0

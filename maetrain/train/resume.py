@@ -12,6 +12,7 @@ from data_shards.errors import InputError
 from maetrain.checkpoint.commit import (
     CheckpointFile,
     CheckpointManifest,
+    Found,
     commit,
     newest_committed,
     retain,
@@ -25,6 +26,8 @@ from maetrain.train.config import PretrainSetup
 from maetrain.train.engine import MOMENTS, Engine
 from maetrain.train.group import RankInfo
 
+RUN = "run.json"
+
 
 class Done(NamedTuple):
     step: int
@@ -37,38 +40,51 @@ def bound_settings(setup: PretrainSetup, shard_index_sha256: str) -> dict:
     for free in ("checkpoint_every", "keep_checkpoints", "log_every", "loader_workers", "micro_batch"):
         del pretrain[free]
     return {
-        "model": setup.model.model_dump(mode="json"),
+        "model": setup.model.encoder_settings(),
         "pretrain": pretrain,
         "pool_subjects": sorted(setup.pool_subjects),
         "shard_index_sha256": shard_index_sha256,
     }
 
 
+def check_bound(setup: PretrainSetup, shard_index_sha256: str) -> None:
+    """InputError where the run's folder holds a run with other settings."""
+    path = Path(setup.run_dir) / RUN
+    if not path.is_file():
+        return
+    try:
+        bound = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path}: garbled ({error}); remove the folder, or give another one") from None
+    if changed := differences(bound, bound_settings(setup, shard_index_sha256)):
+        raise InputError(
+            f"{path.parent} holds a run with other settings ({'; '.join(changed)}): "
+            "give another folder, or the old settings to go on with it"
+        )
+
+
 def bind_run(setup: PretrainSetup, shard_index_sha256: str, who: RankInfo) -> None:
     """The first start writes the settings into the run's folder; a later start with others is refused."""
-    run_dir = Path(setup.run_dir)
-    path, settings = run_dir / "run.json", bound_settings(setup, shard_index_sha256)
-    if path.is_file():
-        changed = differences(json.loads(path.read_text()), settings)
-        if changed:
-            raise InputError(
-                f"{run_dir} holds a run with other settings ({'; '.join(changed)}): "
-                "give another folder, or the old settings to go on with it"
-            )
-    if who.world_size > 1:
-        dist.barrier()
+    check_bound(setup, shard_index_sha256)
+    _barrier(who)
+    path = Path(setup.run_dir) / RUN
     if who.is_first and not path.is_file():
-        run_dir.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(settings, indent=1, sort_keys=True))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(bound_settings(setup, shard_index_sha256), indent=1, sort_keys=True))
 
 
 def restore(
     setup: PretrainSetup, engine: Engine, shard_index_sha256: str, who: RankInfo, say: Callable[[str], None]
-) -> Done:
-    """Loads the newest committed checkpoint on every rank; the first says what was passed over."""
-    found = newest_committed(Path(setup.run_dir) / "checkpoints", say if who.is_first else lambda _: None)
-    if found.path is None or found.manifest is None:
-        return Done(0, 0)
+) -> Done | None:
+    """Loads the newest committed checkpoint on every rank. The first rank chooses it, and says what it passed over."""
+    chosen: list[Found | None] = [None]
+    if who.is_first:
+        chosen = [newest_committed(Path(setup.run_dir) / "checkpoints", say)]
+    if who.world_size > 1:
+        dist.broadcast_object_list(chosen)
+    found = chosen[0]
+    if found is None or found.path is None or found.manifest is None:
+        return None
     if found.manifest.fingerprint != fingerprint(bound_settings(setup, shard_index_sha256)):
         raise InputError(f"{found.path} belongs to a run with other settings; give another folder")
     if found.manifest.step > 0:

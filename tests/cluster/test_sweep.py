@@ -65,7 +65,17 @@ def test_what_shapes_a_jobs_scores_makes_it_another_job(
     assert job_stage(tmp_path, JOB, CONFIG, index, split).key != job_stage(tmp_path, JOB, changed, index, split).key
 
 
-@pytest.mark.parametrize("override", ["pretrain.steps=7", "sweep.budgets=[1]", "title=x", "cluster.pretrain_workers=1"])
+@pytest.mark.parametrize(
+    "override",
+    [
+        "pretrain.steps=7",
+        "sweep.budgets=[1]",
+        "title=x",
+        "cluster.pretrain_workers=1",
+        "finetune.log_every=7",
+        "finetune.pretrained_learning_rate=0.1",  # the job starts from random weights
+    ],
+)
 def test_what_does_not_leaves_it_the_same_job(tmp_path: Path, index: ShardIndex, split: Split, override: str) -> None:
     changed = load_recipe("demo", (override,))
     assert job_stage(tmp_path, JOB, CONFIG, index, split).key == job_stage(tmp_path, JOB, changed, index, split).key
@@ -98,6 +108,13 @@ def test_an_archive_that_is_not_the_shards_own_is_refused(small_archive: Path, i
     gone = next(case for case in archive.cases if case.subject in split.test)
     object.__setattr__(archive, "cases", tuple(case for case in archive.cases if case is not gone))
     with pytest.raises(InputError, match=f"test case {gone.case} .* give the shards' archive"):
+        test_cases_of(archive, index, split)
+
+
+def test_an_archive_with_other_classes_is_refused(small_archive: Path, index: ShardIndex, split: Split) -> None:
+    archive = read_archive(small_archive)
+    object.__setattr__(archive, "class_names", archive.class_names[:1] + archive.class_names[:0:-1])
+    with pytest.raises(InputError, match="its classes are not those"):
         test_cases_of(archive, index, split)
 
 

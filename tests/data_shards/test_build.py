@@ -175,3 +175,16 @@ def test_shards_can_be_built_in_other_processes(archive, tmp_path):
     assert index.sha256 == build(archive, tmp_path / "alone", config("zarr")).sha256
     plan = plan_shards(read_archive(archive), config())[0]
     assert pickle.loads(pickle.dumps(plan)) == plan
+
+
+def test_a_link_to_nowhere_is_quarantined(archive, tmp_path):
+    # as git-annex and datalad leave them for files that were not fetched
+    header = json.loads((archive / "dataset.json").read_text())
+    del header["training"]
+    (archive / "dataset.json").write_text(json.dumps(header))
+    victim = sorted((archive / "imagesTr").iterdir())[0]
+    victim.unlink()
+    victim.symlink_to(tmp_path / "never-fetched")
+    index = build(archive, tmp_path / "out", config(max_quarantined_share=0.9))
+    assert [entry.case for entry in index.quarantined] == [victim.name.removesuffix(".nii.gz")]
+    assert index.volumes

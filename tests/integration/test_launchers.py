@@ -1,6 +1,7 @@
 """The pretraining loop under every launcher: the same losses, whoever started it, and after a crash."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -101,9 +102,12 @@ def test_a_run_goes_on_with_another_number_of_ranks(index: ShardIndex, tmp_path:
     whole = run(setup_of(tiny("pretrain.steps=6"), index, tmp_path / "whole"), 1)
     parts = setup_of(tiny("pretrain.steps=6"), index, tmp_path / "parts")
     assert run(parts, 2) == pytest.approx(whole, abs=1e-5)
-    # back to the checkpoint of the middle, written by two ranks, and on with one
-    for path in (tmp_path / "parts" / "checkpoints" / "step-00000006").iterdir():
-        path.unlink()
+    by_two = losses(parts.run_dir)
+    newest = tmp_path / "parts" / "checkpoints" / "step-00000006"
+    # twice back to the checkpoint of the middle, written by two ranks: on with two, and on with one
+    shutil.rmtree(newest)
+    assert run(parts, 2) == by_two
+    shutil.rmtree(newest)
     assert run(parts, 1) == pytest.approx(whole, abs=1e-5)
 
 

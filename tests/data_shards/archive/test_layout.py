@@ -25,6 +25,21 @@ def test_a_decathlon_folder_gives_its_cases_persons_and_classes(tmp_path):
     assert archive.cases[3].label_path is None
 
 
+def test_a_person_list_that_fits_no_case_is_refused(tmp_path):
+    # silently, each scan would become a person of its own, and one person's scans fall on both sides of the split
+    write_archive(tmp_path, [(4, 5, 6)] * 3)
+    (tmp_path / "subjects.json").write_text(json.dumps({"case_0": "anna", "case-1": "anna"}))
+    with pytest.raises(InputError, match="subjects.json: 'case-1' is no case, and case 'case_1' has no person"):
+        read_archive(tmp_path)
+
+
+def test_a_person_list_may_name_files_and_cases_that_are_not_there(tmp_path):
+    write_archive(tmp_path, [(4, 5, 6)] * 2)
+    names = {"case_0.nii.gz": "anna", "case_1": "anna", "case_77": "bert"}
+    (tmp_path / "subjects.json").write_text(json.dumps(names))
+    assert [case.subject for case in read_archive(tmp_path).cases] == ["anna", "anna"]
+
+
 def test_without_a_training_list_the_folders_are_scanned(tmp_path):
     write_archive(tmp_path, [(6, 6, 6)] * 2)
     header = json.loads((tmp_path / "dataset.json").read_text())

@@ -15,6 +15,7 @@ from maetrain.checkpoint.handover import (
     WEIGHTS,
     EncoderHandover,
     PoolScan,
+    check_fits,
     load_encoder,
     read_handover,
     read_pool,
@@ -70,8 +71,36 @@ def test_the_contract_and_the_pool_come_back_as_written(tmp_path: Path) -> None:
     assert isinstance(handover, EncoderHandover)
     assert (handover.architecture, handover.crop_DHW, handover.step) == (SMALL, (16, 16, 16), 7)
     assert read_pool(tmp_path) == SCANS
+
+
+def test_a_handover_that_lost_its_pool_is_refused(tmp_path: Path) -> None:
+    hand_over(tmp_path)
+    (tmp_path / POOL).write_text("[]")  # "seen nobody" would pass every overlap check
+    with pytest.raises(InputError, match="pool.json: missing, or not the file"):
+        read_pool(tmp_path)
     (tmp_path / POOL).unlink()
-    assert read_pool(tmp_path) == []
+    with pytest.raises(InputError, match="pool.json: missing"):
+        read_pool(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("model", "preprocess", "channels", "named"),
+    [
+        (SMALL.model_copy(update={"mlp_ratio": 2.0}), None, None, "model.mlp_ratio: 4.0 -> 2.0"),
+        (SMALL, {"spacing_mm": [2.0, 2.0, 2.0]}, None, "preprocess.spacing_mm"),
+        (SMALL, None, ("CT",), "channels"),
+    ],
+)
+def test_a_handover_for_other_settings_is_refused(
+    tmp_path: Path, model: NNFormerConfig, preprocess: dict | None, channels: tuple[str, ...] | None, named: str
+) -> None:
+    hand_over(tmp_path)
+    given = read_handover(tmp_path)
+    check_fits(tmp_path, SMALL, given.preprocess, given.channel_names)
+    decoder_differs = SMALL.model_copy(update={"supervised_scales": 2})
+    check_fits(tmp_path, decoder_differs, given.preprocess, given.channel_names)
+    with pytest.raises(InputError, match=named):
+        check_fits(tmp_path, model, given.preprocess | (preprocess or {}), channels or given.channel_names)
 
 
 def test_altered_weights_are_refused(tmp_path: Path) -> None:

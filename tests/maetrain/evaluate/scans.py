@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from maetrain.models.config import NNFormerConfig
+
 SHAPE_XYZ = (20, 24, 17)
 
 
@@ -43,9 +45,8 @@ class Brightness(nn.Module):
 
     def __init__(self, channels: int = 1) -> None:
         super().__init__()
-        self.stem = nn.Module()
-        self.stem.block1 = nn.Module()
-        self.stem.block1.conv1 = nn.Conv3d(channels, 1, 1)
+        self.config = NNFormerConfig(in_channels=channels)
+        self.device_marker = nn.Parameter(torch.zeros(1))
 
     def forward(self, x_BCDHW: Tensor) -> list[Tensor]:
         return [torch.cat([-x_BCDHW[:, :1], x_BCDHW[:, :1]], dim=1)]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from data_shards.archive.layout import ArchiveCase
+from data_shards.archive.volume import read_image, voxel_sha256
 from data_shards.errors import InputError
 from data_shards.preprocess import PreprocessConfig
 from maetrain.evaluate.test_set import score_cases, spacing_mm_XYZ
@@ -33,6 +34,15 @@ def test_a_perfect_segmentation_has_dice_one_and_no_distance(tmp_path: Path) -> 
     (row,) = scores([case(tmp_path, organ(scan()), affine=oblique_affine())])
     assert (row.dice, row.hd95_mm, row.surface_dice) == (1.0, 0.0, 1.0)
     assert (row.case, row.subject, row.class_name) == ("c1", "person of c1", "organ")
+
+
+def test_a_scan_that_is_not_the_one_of_the_shards_is_refused(tmp_path: Path) -> None:
+    one = case(tmp_path, organ(scan()))
+    known = {"c1": voxel_sha256(read_image(one.image_paths))}
+    assert scores([one], voxel_sha256=known)
+    write(one.image_paths[0], scan(seed=1))
+    with pytest.raises(InputError, match="c1.nii.gz: not the scan the shards were built from"):
+        scores([one], voxel_sha256=known)
 
 
 @pytest.mark.parametrize(("axis", "millimetres"), [(0, 1.0), (1, 1.5), (2, 2.0)])

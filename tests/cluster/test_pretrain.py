@@ -1,0 +1,69 @@
+"""What is decided before a training group starts."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cluster.pipeline import fit_channels, pretrain_stage
+from cluster.pretrain import check_setup, fit_workers
+from cluster.session import Resources
+from data_shards.build import BuildConfig, build
+from data_shards.errors import InputError
+from data_shards.formats.index import ShardIndex
+from maetrain.recipes.load import load_recipe
+from maetrain.train.config import PretrainSetup
+from maetrain.train.resume import RUN, bound_settings
+
+CONFIG = load_recipe("demo")
+
+
+@pytest.fixture(scope="module")
+def index(small_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> ShardIndex:
+    return build(small_archive, tmp_path_factory.mktemp("shards"), BuildConfig(format="webdataset"))
+
+
+def setup_in(run_dir: Path, index: ShardIndex, *overrides: str) -> PretrainSetup:
+    config = load_recipe("demo", overrides)
+    return PretrainSetup(
+        model=config.model, pretrain=config.pretrain, shards=str(index.root), pool_subjects=("a",), run_dir=str(run_dir)
+    )
+
+
+@pytest.mark.parametrize(("gpus", "workers"), [(0, 2), (1, 1), (2, 2), (8, 2)])
+def test_there_is_one_rank_a_gpu_where_gpus_are_few(gpus: int, workers: int) -> None:
+    assert fit_workers(CONFIG, Resources(cpus=8, gpus=gpus)).cluster.pretrain_workers == workers
+
+
+def test_the_model_takes_the_channels_of_the_data(index: ShardIndex) -> None:
+    four = replace(index, channel_names=("T1", "T1c", "T2", "FLAIR"))
+    assert fit_channels(CONFIG, index) is CONFIG
+    assert fit_channels(CONFIG, four).model.in_channels == 4
+
+
+def test_a_run_with_other_settings_is_refused_before_a_group_starts(tmp_path: Path, index: ShardIndex) -> None:
+    resources = Resources(cpus=2, gpus=0)
+    (tmp_path / RUN).write_text(json.dumps(bound_settings(setup_in(tmp_path, index), index.sha256)))
+    check_setup(setup_in(tmp_path, index), index.sha256, CONFIG.cluster, resources)
+    check_setup(setup_in(tmp_path, index, "pretrain.log_every=1"), index.sha256, CONFIG.cluster, resources)
+    with pytest.raises(InputError, match=r"other settings \(pretrain.steps: \d+ -> 7\)"):
+        check_setup(setup_in(tmp_path, index, "pretrain.steps=7"), index.sha256, CONFIG.cluster, resources)
+    (tmp_path / RUN).write_text("{")
+    with pytest.raises(InputError, match="run.json: garbled"):
+        check_setup(setup_in(tmp_path, index), index.sha256, CONFIG.cluster, resources)
+
+
+def test_too_few_cores_are_said_with_a_share_that_fits(tmp_path: Path, index: ShardIndex) -> None:
+    with pytest.raises(InputError, match="cluster.cpus_per_worker=0.5"):
+        check_setup(setup_in(tmp_path, index), index.sha256, CONFIG.cluster, Resources(cpus=1, gpus=0))
+
+
+@pytest.mark.parametrize("override", ["model.supervised_scales=1", "pretrain.log_every=3", "finetune.steps=3"])
+def test_what_does_not_shape_the_encoder_does_not_redo_pretraining(
+    tmp_path: Path, index: ShardIndex, override: str
+) -> None:
+    changed = load_recipe("demo", (override,))
+    assert pretrain_stage(changed, index, ("a",), tmp_path).key == pretrain_stage(CONFIG, index, ("a",), tmp_path).key
+    wider = load_recipe("demo", ("model.mlp_ratio=2",))
+    assert pretrain_stage(wider, index, ("a",), tmp_path).key != pretrain_stage(CONFIG, index, ("a",), tmp_path).key
