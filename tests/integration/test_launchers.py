@@ -67,7 +67,7 @@ def run(setup: PretrainSetup, processes: int) -> list[float]:
 def run_under_ray(setup: PretrainSetup, config: RunConfig, resources: Resources, workers: int) -> list[float]:
     cluster = config.cluster.model_copy(update={"pretrain_workers": workers, "cpus_per_worker": 0.5})
     with progress_bar("pretraining") as bar:
-        run_pretraining(setup, cluster, resources, bar, NullTracker(), print)
+        run_pretraining(setup, cluster, resources, bar, NullTracker())
     return losses(setup.run_dir)
 
 
