@@ -5,7 +5,7 @@ one permutation per seed, and the smallest budget holds every class. Pure functi
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -105,14 +105,3 @@ def budget_subjects(order: Sequence[str], budget: int) -> tuple[str, ...]:
             f"set sweep.budgets to numbers from 1 to {len(order)}"
         )
     return tuple(order[:budget])
-
-
-def check_overlap(index: ShardIndex, split: Split, pool_subjects: Iterable[str]) -> dict[str, int]:
-    """How many test persons are also in the pretraining pool: by name, and by the hash of any of their volumes.
-
-    Keys "by_person" and "by_voxel_hash"; both must be 0 for an honest comparison.
-    """
-    pool, test = set(pool_subjects), set(split.test)
-    pool_hashes = {volume.voxel_sha256 for volume in index.volumes if volume.subject in pool}
-    by_hash = {v.subject for v in index.volumes if v.subject in test and v.voxel_sha256 in pool_hashes}
-    return {"by_person": len(test & pool), "by_voxel_hash": len(by_hash)}

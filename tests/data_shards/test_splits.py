@@ -7,7 +7,6 @@ from data_shards.splits import (
     Split,
     budget_order,
     budget_subjects,
-    check_overlap,
     classes_by_subject,
     make_split,
 )
@@ -87,16 +86,3 @@ def test_classes_come_from_all_labelled_scans_of_a_person():
         replace(VOLUME, subject="carl", has_label=False, label_classes=()),
     )
     assert classes_by_subject(replace(INDEX, volumes=volumes)) == {"anna": frozenset({1, 2}), "bert": frozenset()}
-
-
-def test_overlap_is_found_by_name_and_by_voxels():
-    volumes = (
-        replace(VOLUME, subject="anna", voxel_sha256="1"),
-        replace(VOLUME, subject="bert", voxel_sha256="2"),
-        replace(VOLUME, subject="bert under another name", voxel_sha256="2"),
-        replace(VOLUME, subject="carl", voxel_sha256="3"),
-    )
-    index, split = replace(INDEX, volumes=volumes), Split(("anna", "bert"), (), ("carl",))
-    assert check_overlap(index, split, ["carl"]) == {"by_person": 0, "by_voxel_hash": 0}
-    assert check_overlap(index, split, ["carl", "anna"]) == {"by_person": 1, "by_voxel_hash": 1}
-    assert check_overlap(index, split, ["bert under another name"]) == {"by_person": 0, "by_voxel_hash": 1}

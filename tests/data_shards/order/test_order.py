@@ -1,8 +1,7 @@
-"""World, partition, shuffle and cursor together: who reads what, when."""
+"""World, partition and shuffle together: who reads what, when."""
 
 import pytest
 
-from data_shards.order.cursor import Cursor
 from data_shards.order.partition import positions
 from data_shards.order.shuffle import EpochOrder
 from data_shards.order.world import World
@@ -10,11 +9,11 @@ from data_shards.order.world import World
 
 def read_by_all(num_samples: int, micro: int, size: int, num_reads: int) -> list[tuple[int, int]]:
     """What the ranks of a world read, put together step by step, rank by rank."""
-    orders, cursor, read = [EpochOrder(num_samples, seed=3) for _ in range(size)], Cursor(), []
+    orders, seen, read = [EpochOrder(num_samples, seed=3) for _ in range(size)], 0, []
     while len(read) < num_reads:
         for rank in range(size):
-            read += [orders[rank].at(p) for p in positions(cursor.samples_seen, micro, World(rank, size))]
-        cursor = cursor.advance(micro * size)
+            read += [orders[rank].at(p) for p in positions(seen, micro, World(rank, size))]
+        seen += micro * size
     return read[:num_reads]
 
 
@@ -55,11 +54,3 @@ def test_impossible_orders_are_refused():
     for broken in (lambda: EpochOrder(0, 0), lambda: EpochOrder(3, 0).at(-1), lambda: positions(-1, 1, World())):
         with pytest.raises(ValueError):
             broken()
-    with pytest.raises(ValueError):
-        Cursor(-1)
-
-
-def test_a_cursor_survives_json_and_knows_its_epoch():
-    cursor = Cursor().advance(17).advance(4)
-    assert Cursor.from_json(cursor.to_json()) == cursor
-    assert [cursor.epoch(n) for n in (7, 21, 22)] == [3, 1, 0]
