@@ -81,7 +81,7 @@ def _run(
     torch.set_num_threads(threads)
     if tracking is None:
         return _train(job, shared, folder, NullTracker())
-    with tracked(tracking, job.name, key) as tracker:
+    with tracked(tracking, job.name, key, resumes=False) as tracker:
         pretrain_run = Path(job.handover).parent.name if job.handover else "none"
         tracker.tags({"kind": "finetune", "budget": str(job.budget), "arm": job.arm, "seed": str(job.seed)})
         tracker.tags({"pretrain_run": pretrain_run})

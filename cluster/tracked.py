@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from maetrain.tracking.mlflow_tracker import MlflowTracker, find_run, set_parent
+from maetrain.tracking.mlflow_tracker import MlflowTracker, find_run, remove_run, set_parent
 
 WORK_TAG = "maetrain.work"
 
@@ -24,9 +24,16 @@ class Tracking:
 
 
 @contextmanager
-def tracked(tracking: Tracking, name: str, work: str) -> Iterator[MlflowTracker]:
-    """The run of the piece of work with hash `work`, reopened where an earlier try left one; FAILED on errors."""
+def tracked(tracking: Tracking, name: str, work: str, resumes: bool = True) -> Iterator[MlflowTracker]:
+    """The run of the piece of work with hash `work`; FAILED on errors.
+
+    A run that an earlier try left is reopened, or, where work starts over (`resumes` false), replaced: its points would
+    stand twice.
+    """
     known = find_run(tracking.uri, tracking.experiment_id, WORK_TAG, work)
+    if known and not resumes:
+        remove_run(tracking.uri, known)
+        known = None
     tracker = MlflowTracker(tracking.uri, tracking.experiment_id, name, known, tracking.parent_run_id)
     tracker.tags({WORK_TAG: work})
     try:

@@ -52,6 +52,11 @@ def set_parent(tracking_uri: str, run_id: str, parent_run_id: str) -> None:
     MlflowClient(tracking_uri).set_tag(run_id, PARENT_TAG, parent_run_id)
 
 
+def remove_run(tracking_uri: str, run_id: str) -> None:
+    """Out of every list and search; MLflow keeps it among the deleted ones."""
+    MlflowClient(tracking_uri).delete_run(run_id)
+
+
 class MlflowTracker:
     """One MLflow run: made new, or reopened when `run_id` is given."""
 

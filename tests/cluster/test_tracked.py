@@ -32,6 +32,26 @@ def test_the_run_of_a_piece_of_work_is_reopened(root: Tracking) -> None:
     assert [(p.step, p.value) for p in points] == [(1, 2.0), (2, 1.0)]
 
 
+def test_work_that_starts_over_has_each_point_once(root: Tracking) -> None:
+    with pytest.raises(KeyboardInterrupt), tracked(root, "job", "work-9", resumes=False) as tracker:
+        tracker.metrics({"loss": 2.0}, 1)
+        raise KeyboardInterrupt
+    with tracked(root, "job", "work-9", resumes=False) as again:
+        again.metrics({"loss": 2.0}, 1)
+    (run,) = runs_of(root, "work-9")
+    points = MlflowClient(root.uri).get_metric_history(run.info.run_id, "loss")
+    assert run.info.status == "FINISHED" and [(p.step, p.value) for p in points] == [(1, 2.0)]
+
+
+def test_a_resumed_run_knows_how_far_it_was_logged(root: Tracking) -> None:
+    with tracked(root, "pretrain", "work-10") as tracker:
+        assert tracker.last_step("loss") == 0
+        tracker.metrics({"loss": 2.0}, 5)
+        tracker.metrics({"loss": 1.5}, 10)
+    with tracked(root, "pretrain", "work-10") as again:
+        assert again.last_step("loss") == 10
+
+
 def test_other_work_gets_another_run(root: Tracking) -> None:
     with tracked(root, "job", "work-2") as one, tracked(root, "job", "work-3") as two:
         assert one.run_id != two.run_id
