@@ -1,8 +1,7 @@
 """The sweep and what comes of it: scores, statistics, the report, and the parent run in the tracker."""
 
-import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from cluster.console import progress_bar, say, show_table
@@ -19,7 +18,7 @@ from maetrain.evaluate.scores import read_scores
 from maetrain.finetune.plan import plan_jobs
 from maetrain.recipes.config import RunConfig
 from maetrain.report.page import write_report
-from maetrain.report.statistics import ArmPoint, arm_curve, compare
+from maetrain.report.results import Results, analyse
 from maetrain.report.verdict import headline, summary_rows
 from maetrain.tracking.mlflow_tracker import MlflowTracker
 from maetrain.tracking.tracker import Tracker
@@ -59,21 +58,21 @@ def compare_arms(
     inputs.save(out / INPUTS)
     rows = [row for stage in stages.values() for row in read_scores(stage.folder / "scores.csv")]
     page = write_report(rows, inputs, out, out / "report")
-    log_parent(parent, config, arm_curve(rows), page.parent)
+    numbers = analyse(rows, inputs)
+    log_parent(parent, config, numbers, page.parent)
     say("")
-    if {"scratch", "mae"} <= {*arms}:
-        comparisons = compare(rows)
-        show_table(f"Dice on {comparisons[0].n_subjects} test persons", summary_rows(comparisons))
-        say(headline(comparisons))
+    if numbers.comparisons:
+        show_table(f"Dice on {numbers.comparisons[0].n_subjects} test persons", summary_rows(numbers.comparisons))
+        say(headline(numbers.comparisons))
     return page
 
 
-def log_parent(parent: Tracker, config: RunConfig, curve: Sequence[ArmPoint], report: Path) -> None:
+def log_parent(parent: Tracker, config: RunConfig, numbers: Results, report: Path) -> None:
     """The curve itself on the parent run: one metric an arm, step = labelled persons; and the report's files."""
     parent.params(config.model_dump(mode="json"))
-    for point in curve:
+    for point in numbers.points:
         parent.metrics({f"test_dice_{point.arm}": point.mean}, step=point.budget)
     for path in sorted(report.iterdir()):
         parent.file(path, "report")
-    said = json.loads((report / "summary.json").read_text())["headline"]
+    said = headline(numbers.comparisons)
     parent.tags({"mlflow.note.content": f"{said}\n\nThe report is among the artifacts: report/index.html."})

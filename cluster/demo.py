@@ -29,15 +29,14 @@ def run_demo(config: RunConfig, data: Path | None, out: Path, address: str | Non
     """Everything; returns the report's page. What is finished is kept, what depends on a change is redone."""
     timings: Timings = {}
     started = time.perf_counter()
-    if data is not None:
-        read_archive(data)  # a wrong path is said before anything is made
+    # a wrong path is said before anything is made
+    archive = read_archive(data if data is not None else make_archive(config, out, timings))
+    root = archive.root
     out.mkdir(parents=True, exist_ok=True)
-    root = data if data is not None else make_archive(config, out, timings)
-    archive = read_archive(root)
     say(f"{archive.name}: {len(archive.cases)} scans of {len({c.subject for c in archive.cases})} persons in {root}")
     with ray_session(address, config.cluster.object_store_mib) as resources:
-        index = make_shards(root, config.shards.model_copy(update={"format": "zarr"}), out, timings)
-        tar_index = make_shards(root, config.shards.model_copy(update={"format": "webdataset"}), out, timings)
+        index = make_shards(archive, config.shards.model_copy(update={"format": "zarr"}), out, timings)
+        tar_index = make_shards(archive, config.shards.model_copy(update={"format": "webdataset"}), out, timings)
         config = fit_workers(fit_channels(config, index), resources)
         split = split_of(index, config.split.test_share, config.split.monitor_subjects, config.split.seed)
         say(f"split: {len(split.test)} test, {len(split.monitor)} monitor, {len(split.train)} training persons")

@@ -15,7 +15,7 @@ from cluster.session import Resources
 from cluster.shards import build_shards
 from cluster.stages import Stage
 from cluster.tracked import Tracking, tracked
-from data_shards.archive.layout import read_archive
+from data_shards.archive.layout import Archive
 from data_shards.build import BuildConfig
 from data_shards.formats.index import ShardIndex
 from data_shards.ingest import relative, size_and_time
@@ -50,22 +50,25 @@ def make_archive(config: RunConfig, out: Path, timings: Timings) -> Path:
     return stage.folder
 
 
-def archive_inputs(root: Path) -> dict[str, tuple[int, int] | None]:
+def archive_inputs(archive: Archive) -> dict[str, tuple[int, int] | None]:
     """Names, sizes and times of an archive's files: what tells a changed archive from the same one."""
-    archive = read_archive(root)
+    root = archive.root
     paths = {p for case in archive.cases for p in (*case.image_paths, case.label_path) if p is not None}
     paths |= {p for p in (root / "dataset.json", root / "subjects.json") if p.is_file()}
     return {relative(p, root): size_and_time(p) for p in sorted(paths)}
 
 
-def make_shards(root: Path, config: BuildConfig, out: Path, timings: Timings) -> ShardIndex:
+def make_shards(archive: Archive, config: BuildConfig, out: Path, timings: Timings) -> ShardIndex:
     """The shards of an archive in the format of `config`."""
-    inputs = {"files": archive_inputs(root), "build": config.model_dump(mode="json", exclude={"max_quarantined_share"})}
+    inputs = {
+        "files": archive_inputs(archive),
+        "build": config.model_dump(mode="json", exclude={"max_quarantined_share"}),
+    }
     stage = Stage(out / "shards", config.format, inputs)
     say(f"shards, {config.format}: {stage.state()}")
     if not stage.is_finished:
         with timed(stage, timings), progress_bar(f"{config.format} shards") as bar:
-            build_shards(root, stage.folder, config, bar)
+            build_shards(archive.root, stage.folder, config, bar)
     index = ShardIndex.load(stage.folder)
     for bad in index.quarantined:
         say(f"  quarantined: {bad.reason}")

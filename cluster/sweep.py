@@ -83,8 +83,8 @@ def _run(
         return _train(job, shared, folder, NullTracker())
     with tracked(tracking, job.name, key, resumes=False) as tracker:
         pretrain_run = Path(job.handover).parent.name if job.handover else "none"
-        tracker.tags({"kind": "finetune", "budget": str(job.budget), "arm": job.arm, "seed": str(job.seed)})
-        tracker.tags({"pretrain_run": pretrain_run})
+        cell = {"budget": str(job.budget), "arm": job.arm, "seed": str(job.seed)}
+        tracker.tags({"kind": "finetune", "pretrain_run": pretrain_run, **cell})
         settings = {"finetune": shared.config.finetune.model_dump(), "model": shared.config.model.model_dump()}
         tracker.params({"job": job.model_dump(), **settings})
         tracker.dataset(shared.index.name, shared.index.sha256, str(shared.index.root), "finetune")

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -50,7 +50,8 @@ class PoolScan(BaseModel):
     voxel_sha256: str
 
 
-_POOL = TypeAdapter(list[PoolScan])
+class Pool(RootModel[list[PoolScan]]):
+    """All of them, as in the file."""
 
 
 class HandoverReport(NamedTuple):
@@ -101,10 +102,9 @@ def read_pool(folder: Path) -> list[PoolScan]:
     read_handover(folder)
     path = folder / POOL
     try:
-        return _POOL.validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(f"{path}: not a list of scans: {first['loc']}: {first['msg']}; export it again") from None
+        return read_model(path, Pool).root
+    except ValueError as error:
+        raise InputError(f"{path}: not a list of scans: {error}; export it again") from None
 
 
 def check_fits(folder: Path, model: NNFormerConfig, preprocess: dict, channel_names: tuple[str, ...]) -> None:

@@ -155,26 +155,25 @@ def test_a_person_nobody_knows_is_named(run: Run, model: Path, small_archive: Pa
     mistake(outcome, "--subjects", "'bob'", "12 persons")
 
 
-def test_labels_of_other_classes_than_the_models_are_named(run: Run, model: Path, tmp_path: Path) -> None:
+def one_labelled_scan(root: Path, value: int, class_names: list[str]) -> None:
+    """An archive of one scan, labelled `value` everywhere, with `class_names` in that order."""
     for name in ("imagesTr", "labelsTr"):
-        (tmp_path / "archive" / name).mkdir(parents=True)
-    write(tmp_path / "archive" / "imagesTr" / "a.nii.gz", np.random.default_rng(0).uniform(1, 9, (12, 14, 10)))
-    write(tmp_path / "archive" / "labelsTr" / "a.nii.gz", np.full((12, 14, 10), 3, dtype=np.uint8))
-    labels = {str(value): name for value, name in enumerate(load_model(model)[1].class_names)}
-    header = {"name": "x", "modality": {"0": "MRI"}, "labels": labels}
-    (tmp_path / "archive" / "dataset.json").write_text(json.dumps(header))
+        (root / name).mkdir(parents=True)
+    write(root / "imagesTr" / "a.nii.gz", np.random.default_rng(0).uniform(1, 9, (12, 14, 10)))
+    write(root / "labelsTr" / "a.nii.gz", np.full((12, 14, 10), value, dtype=np.uint8))
+    labels = {str(value): name for value, name in enumerate(class_names)}
+    (root / "dataset.json").write_text(json.dumps({"name": "x", "modality": {"0": "MRI"}, "labels": labels}))
+
+
+def test_labels_of_other_classes_than_the_models_are_named(run: Run, model: Path, tmp_path: Path) -> None:
+    one_labelled_scan(tmp_path / "archive", 3, list(load_model(model)[1].class_names))
     outcome = run("evaluate", model, "archive", "--out", "scores.csv")
     mistake(outcome, "a.nii.gz", "label value 3", "0..2")
 
 
 def test_an_archive_with_the_classes_in_another_order_is_not_scored(run: Run, model: Path, tmp_path: Path) -> None:
-    for name in ("imagesTr", "labelsTr"):
-        (tmp_path / "archive" / name).mkdir(parents=True)
-    write(tmp_path / "archive" / "imagesTr" / "a.nii.gz", np.random.default_rng(0).uniform(1, 9, (12, 14, 10)))
-    write(tmp_path / "archive" / "labelsTr" / "a.nii.gz", np.full((12, 14, 10), 2, dtype=np.uint8))
     background, one, two = load_model(model)[1].class_names
-    header = {"name": "x", "modality": {"0": "MRI"}, "labels": {"0": background, "1": two, "2": one}}
-    (tmp_path / "archive" / "dataset.json").write_text(json.dumps(header))
+    one_labelled_scan(tmp_path / "archive", 2, [background, two, one])
     mistake(run("evaluate", model, "archive", "--out", "scores.csv"), "classes", one, "in their order")
     assert not (tmp_path / "scores.csv").exists()
 

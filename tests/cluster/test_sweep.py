@@ -11,13 +11,12 @@ from data_shards.build import BuildConfig, build
 from data_shards.errors import InputError
 from data_shards.formats.index import ShardIndex
 from data_shards.splits import Split
-from maetrain.checkpoint.handover import POOL, PoolScan, write_handover
+from maetrain.checkpoint.handover import POOL, PoolScan
 from maetrain.finetune.config import FinetuneJob
 from maetrain.finetune.plan import pretrain_pool, split_of
-from maetrain.models.encoder import Encoder
 from maetrain.recipes.load import load_recipe
 
-from ..maetrain.small import SMALL
+from ..maetrain.small import hand_over
 
 CONFIG = load_recipe("demo")
 JOB = FinetuneJob(budget=1, arm="scratch", seed=0, subjects=("person_000",))
@@ -32,20 +31,6 @@ def index(small_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Shar
 @pytest.fixture(scope="module")
 def split(index: ShardIndex) -> Split:
     return split_of(index, 0.25, 2, 0)
-
-
-def hand_over(folder: Path, pool: list[PoolScan]) -> Path:
-    contract = {
-        "architecture": SMALL,
-        "crop_DHW": (16, 16, 16),
-        "preprocess": {},
-        "channel_names": ("MRI",),
-        "shard_index_sha256": "0",
-        "pretrain_fingerprint": "0",
-        "step": 1,
-    }
-    write_handover(folder, Encoder(SMALL).state_dict(), contract, pool)
-    return folder
 
 
 @pytest.mark.parametrize(

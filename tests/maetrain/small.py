@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from data_shards.formats.index import ShardIndex
+from maetrain.checkpoint.handover import PoolScan, write_handover
 from maetrain.models.config import NNFormerConfig
+from maetrain.models.encoder import Encoder
 from maetrain.models.mae import MaeConfig
 from maetrain.train.config import PretrainConfig, PretrainSetup
 
@@ -43,3 +45,18 @@ def small_setup(index: ShardIndex, run_dir: Path, **changes: object) -> Pretrain
         pool_subjects=tuple(sorted({volume.subject for volume in index.volumes})),
         run_dir=str(run_dir),
     )
+
+
+def hand_over(folder: Path, pool: list[PoolScan]) -> Path:
+    """The handover of a small encoder with torch's current random weights."""
+    contract = {
+        "architecture": SMALL,
+        "crop_DHW": (16, 16, 16),
+        "preprocess": {},
+        "channel_names": ("MRI",),
+        "shard_index_sha256": "0",
+        "pretrain_fingerprint": "0",
+        "step": 1,
+    }
+    write_handover(folder, Encoder(SMALL).state_dict(), contract, pool)
+    return folder

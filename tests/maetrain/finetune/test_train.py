@@ -8,13 +8,11 @@ import torch
 
 from data_shards.formats.index import ShardIndex
 from data_shards.loading.labelled import LabelledCase, load_labelled
-from maetrain.checkpoint.handover import write_handover
 from maetrain.finetune import train
 from maetrain.finetune.config import FinetuneConfig, FinetuneJob
 from maetrain.finetune.train import Finetuned, finetune, mean_dice
-from maetrain.models.encoder import Encoder
 
-from ..small import SMALL
+from ..small import SMALL, hand_over
 
 CPU = torch.device("cpu")
 CONFIG = FinetuneConfig(
@@ -38,17 +36,7 @@ def cases(small_index: ShardIndex) -> list[LabelledCase]:
 def handover(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("handover")
     torch.manual_seed(77)
-    contract = {
-        "architecture": SMALL,
-        "crop_DHW": (16, 16, 16),
-        "preprocess": {},
-        "channel_names": ("MRI",),
-        "shard_index_sha256": "0",
-        "pretrain_fingerprint": "0",
-        "step": 1,
-    }
-    write_handover(folder, Encoder(SMALL).state_dict(), contract, [])
-    return str(folder)
+    return str(hand_over(folder, []))
 
 
 def job(arm: str = "scratch", seed: int = 0, handover: str | None = None) -> FinetuneJob:
