@@ -42,7 +42,7 @@ def check_setup(setup: PretrainSetup, shard_index_sha256: str, cluster: ClusterC
     """All mistakes that can be known before any worker starts. Raises InputError."""
     workers, cpus_per_worker = cluster.pretrain_workers, cluster.cpus_per_worker
     check_bound(setup, shard_index_sha256)
-    grid = MaskUnitGrid(setup.pretrain.crop_DHW, setup.model.total_stride)
+    grid = MaskUnitGrid(setup.pretrain.crop_DHW, setup.pretrain.mae.unit_of(setup.model))
     grid.num_hidden(setup.pretrain.mae.ratio)
     setup.pretrain.accumulation(workers)
     if workers * cpus_per_worker > resources.cpus:

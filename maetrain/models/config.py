@@ -5,6 +5,7 @@ arXiv:2109.03201; table of variants in docs). Resolution is not among them: it i
 """
 
 from math import prod
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -14,6 +15,11 @@ Triple = tuple[int, int, int]
 def product_DHW(*strides: Triple) -> Triple:
     """The stride of several strided steps after one another; (1, 1, 1) for none."""
     D, H, W = (prod(axis) for axis in zip((1, 1, 1), *strides, strict=True))
+    return D, H, W
+
+
+def ceil_div(size_DHW: Triple, stride_DHW: Triple) -> Triple:
+    D, H, W = (-(-size // stride) for size, stride in zip(size_DHW, stride_DHW, strict=True))
     return D, H, W
 
 
@@ -40,6 +46,15 @@ class NNFormerConfig(BaseModel):
     mlp_ratio: float = Field(4.0, gt=0, description="hidden width of an MLP over its input width")
     drop_path: float = Field(0.2, ge=0, lt=1, description="stochastic depth of the last encoder block; rises from 0")
     supervised_scales: int = Field(1, ge=1, description="scales with a segmentation head, 1 = full resolution only")
+    recompute: tuple[Literal["stem"] | int, ...] = Field(
+        (),
+        description="parts whose activations are computed again in the backward pass to save memory: stem, 0, 1, ...",
+    )
+    published: Literal["no", "cubic", "acdc"] = Field(
+        "no",
+        description="repeat the published code's windows and bias index, faults included, so that its weights give its "
+        "outputs: cubic for Synapse and Tumor, acdc (models/published.py)",
+    )
 
     @property
     def num_stages(self) -> int:
@@ -59,9 +74,26 @@ class NNFormerConfig(BaseModel):
         """Channels of stage `stage`, 0 = shallowest."""
         return self.embed_dim * 2**stage
 
+    def map_sizes(self, crop_DHW: Triple) -> list[Triple]:
+        """Tokens of every stage along D, H, W for a crop; an axis that a stride does not divide rounds up."""
+        size = ceil_div(crop_DHW, self.stem_stride)
+        sizes = [size]
+        for stage, stride in enumerate(self.down_strides):
+            if self.drops_odd_depth(stage):
+                size = (size[0] - 1, *size[1:])
+            size = ceil_div(size, stride)
+            sizes.append(size)
+        return sizes
+
+    def drops_odd_depth(self, stage: int) -> bool:
+        """Whether the downsampling behind `stage` has no padding along D: the published ACDC network's deepest one."""
+        return self.published == "acdc" and stage == len(self.down_strides) - 1
+
     def encoder_settings(self) -> dict:
         """The fields that shape the encoder; a change of any other leaves a pretrained encoder as it is."""
-        return self.model_dump(mode="json", exclude={"decoder_depths", "decoder_heads", "supervised_scales"})
+        return self.model_dump(
+            mode="json", exclude={"decoder_depths", "decoder_heads", "supervised_scales", "recompute"}
+        )
 
     @model_validator(mode="after")
     def _consistent(self) -> "NNFormerConfig":
@@ -93,6 +125,8 @@ class NNFormerConfig(BaseModel):
                     raise ValueError(
                         f"{where}[{stage}] = {heads} does not divide the width {width} of stage {stage}: use {nearest}"
                     )
+        if unknown := [part for part in self.recompute if part != "stem" and part not in range(stages)]:
+            raise ValueError(f"recompute names {unknown[0]!r}: use stem or a stage from 0 to {stages - 1}")
         if self.supervised_scales > stages - 1:
             raise ValueError(f"supervised_scales = {self.supervised_scales}, but the decoder has {stages - 1} scales")
         return self

@@ -3,23 +3,32 @@
 Any input size: strides that don't divide round up, as a padded convolution does. The outputs, one
 layer-normed map per stage, are the decoder's skips and the masked autoencoder's features.
 
-B batch, C channel, D H W voxels or tokens, E embedding
+The same weights also run over a masked autoencoder's visible units alone (`over_units`). Stem and downsampling overlap
+by a voxel on each side; at a unit's face they see zeros, as at the border of a crop, so nothing of a hidden unit is
+computed or leaks, and all work and memory scale with the visible share.
+
+B batch, C channel, D H W voxels or tokens, E embedding, V visible units
 """
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from data_shards.errors import InputError
 from maetrain.models.blocks import WindowBlock
 from maetrain.models.config import NNFormerConfig, Triple
+from maetrain.models.convolution import StridedConv, channels_first, channels_last
+from maetrain.models.windows import VisibleUnits
 
 
-def channels_last(map_BEDHW: Tensor) -> Tensor:
-    return map_BEDHW.permute(0, 2, 3, 4, 1)
-
-
-def channels_first(map_BDHWE: Tensor) -> Tensor:
-    return map_BDHWE.permute(0, 4, 1, 2, 3)
+def run(part: Callable[..., Tensor], recompute: bool, *inputs: Tensor | VisibleUnits | None) -> Tensor:
+    """`part(*inputs)`; with `recompute` its activations are dropped and computed again in the backward pass."""
+    if recompute and torch.is_grad_enabled():
+        return checkpoint(part, *inputs, use_reentrant=False)
+    return part(*inputs)
 
 
 class StemBlock(nn.Module):
@@ -56,15 +65,18 @@ class Stem(nn.Module):
 
 
 class Downsample(nn.Module):
-    """GELU, LayerNorm, conv 3^3 with stride: E -> 2E."""
+    """GELU, LayerNorm, conv with stride: E -> 2E. Kernel 3 along axes with a stride, 1 along those without."""
 
-    def __init__(self, width: int, stride: Triple) -> None:
+    def __init__(self, config: NNFormerConfig, stage: int) -> None:
         super().__init__()
+        width, stride = config.width(stage), config.down_strides[stage]
+        d, h, w = (3 if s > 1 else 1 for s in stride)
+        padding = (0 if config.drops_odd_depth(stage) else d // 2, h // 2, w // 2)
         self.norm = nn.LayerNorm(width)
-        self.conv = nn.Conv3d(width, 2 * width, 3, stride, padding=1)
+        self.conv = StridedConv(width, 2 * width, (d, h, w), stride, padding)
 
     def forward(self, x_BDHWE: Tensor) -> Tensor:
-        return channels_last(self.conv(channels_first(self.norm(F.gelu(x_BDHWE)))))
+        return self.conv(self.norm(F.gelu(x_BDHWE)))
 
 
 class Stage(nn.Module):
@@ -72,6 +84,7 @@ class Stage(nn.Module):
 
     def __init__(self, config: NNFormerConfig, stage: int, drop_paths: list[float]) -> None:
         super().__init__()
+        self.recompute = stage in config.recompute
         self.blocks = nn.ModuleList(
             WindowBlock(
                 config.width(stage),
@@ -80,13 +93,14 @@ class Stage(nn.Module):
                 shifted=i % 2 == 1,
                 mlp_ratio=config.mlp_ratio,
                 drop_path=rate,
+                published=config.published,
             )
             for i, rate in enumerate(drop_paths)
         )
 
-    def forward(self, x_BDHWE: Tensor) -> Tensor:
+    def forward(self, x_BDHWE: Tensor, seen: VisibleUnits | None = None) -> Tensor:
         for block in self.blocks:
-            x_BDHWE = block(x_BDHWE)
+            x_BDHWE = run(block, self.recompute, x_BDHWE, seen)
         return x_BDHWE
 
 
@@ -100,19 +114,35 @@ class Encoder(nn.Module):
         per_stage = [rates[sum(config.depths[:s]) : sum(config.depths[: s + 1])] for s in range(config.num_stages)]
         self.stem = Stem(config)
         self.stages = nn.ModuleList(Stage(config, s, r) for s, r in enumerate(per_stage))
-        self.downs = nn.ModuleList(Downsample(config.width(s), st) for s, st in enumerate(config.down_strides))
+        self.downs = nn.ModuleList(Downsample(config, s) for s in range(config.num_stages - 1))
         self.norms = nn.ModuleList(nn.LayerNorm(config.width(s)) for s in range(config.num_stages))
 
     def forward(self, volume_BCDHW: Tensor) -> list[Tensor]:
-        """(B, C, D, H, W) -> [(B, D_s, H_s, W_s, E * 2**s) for each stage s]."""
-        return self.run_stages(self.stem(volume_BCDHW))
+        """(B, C, D, H, W) -> [(B, E * 2**s, D_s, H_s, W_s) for each stage s]. ValueError for another channel count."""
+        return [channels_first(feats_BDHWE) for feats_BDHWE in self.over_map(volume_BCDHW)]
 
-    def run_stages(self, x_BDHWE: Tensor) -> list[Tensor]:
-        """Everything behind the stem; the masked autoencoder puts its mask token in between."""
+    def over_map(self, volume_BCDHW: Tensor) -> list[Tensor]:
+        """As `forward`, channels last: (B, D_s, H_s, W_s, E * 2**s)."""
+        return self.run_stages(self.run_stem(volume_BCDHW))
+
+    def over_units(self, units_MCDHW: Tensor, seen: VisibleUnits) -> list[Tensor]:
+        """Visible units alone: (B * V, C, d, h, w) voxels, sample by sample -> [(B * V, d_s, h_s, w_s, E * 2**s)]."""
+        return self.run_stages(self.run_stem(units_MCDHW), seen)
+
+    def run_stem(self, volume_BCDHW: Tensor) -> Tensor:
+        if (got := volume_BCDHW.shape[1]) != (want := self.config.in_channels):
+            raise InputError(
+                f"the volume has {got} channels, the network was made for {want}: give {want}, or set "
+                f"model.in_channels={got}"
+            )
+        return run(self.stem, "stem" in self.config.recompute, volume_BCDHW)
+
+    def run_stages(self, x_BDHWE: Tensor, seen: VisibleUnits | None = None) -> list[Tensor]:
+        """Everything behind the stem; the dense masked autoencoder puts its mask token in between."""
         feats = []
         for s, (stage, norm) in enumerate(zip(self.stages, self.norms, strict=True)):
             if s > 0:
                 x_BDHWE = self.downs[s - 1](x_BDHWE)
-            x_BDHWE = stage(x_BDHWE)
+            x_BDHWE = stage(x_BDHWE, seen)
             feats.append(norm(x_BDHWE))
         return feats

@@ -1,14 +1,14 @@
-"""nnFormer as a masked autoencoder.
+"""nnFormer as a masked autoencoder, in two ways.
 
-Dense training: hidden voxels are blanked, their stem tokens replaced by a learned token, and the full grid
-is computed. The decoder is light and works on mask units only: every stage's features of a unit are
-projected into one token, so no high-resolution skip can turn the task into copying (design decision 4).
+`visible`: only visible units go through the encoder, from their voxels on; hidden ones enter as mask tokens of the
+decoder. At 75 % hidden this computes and keeps a quarter of what `dense` does. `dense`: hidden voxels are blanked,
+their stem tokens replaced by a learned token, and the full grid is computed, as masked image modelling with windowed
+networks usually does. Neither lets the content of a hidden voxel into the encoder.
 
-B batch, C channel, D H W voxels, G mask units, E embedding of the decoder, P values in a unit
+B batch, C channel, D H W voxels, G mask units, V visible and M hidden ones, E embedding, P values in a unit
 """
 
-from math import prod
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,12 +16,24 @@ from torch import Tensor, nn
 
 from data_shards.errors import InputError
 from maetrain.losses.reconstruction import hidden_mse, normalise_units
-from maetrain.masking.units import MaskUnitGrid, Triple, sample_hidden_BG, spread_units, to_units
-from maetrain.models.blocks import Mlp
-from maetrain.models.config import NNFormerConfig, product_DHW
+from maetrain.masking.content import has_content_BDHW
+from maetrain.masking.units import (
+    MaskUnitGrid,
+    Sampling,
+    Triple,
+    cut_units,
+    pick_units,
+    sample_hidden_BG,
+    split_units,
+    spread_units,
+    to_units,
+)
+from maetrain.models.config import NNFormerConfig
+from maetrain.models.convolution import channels_first
 from maetrain.models.encoder import Encoder
 from maetrain.models.init import init_weights
-from maetrain.models.windows import size_DHW
+from maetrain.models.mae_decoder import MaeDecoder
+from maetrain.models.windows import VisibleUnits, size_DHW
 
 
 class MaeConfig(BaseModel):
@@ -29,73 +41,56 @@ class MaeConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    mode: Literal["visible", "dense"] = Field(
+        "dense", description="visible: the encoder computes visible units only; dense: the full grid, hidden blanked"
+    )
     ratio: float = Field(0.7, gt=0, lt=1, description="share of mask units hidden; 0.6-0.75 is best in the literature")
+    sampling: Sampling = Field("random", description="hidden units: random, or block (boxes of neighbours)")
+    unit_DHW: Triple | None = Field(
+        None,
+        description="mask unit, voxels along D, H, W, a multiple of the encoder's total stride; none = that stride",
+    )
     normalise_target: bool = Field(False, description="predict each unit at mean 0, variance 1 instead of its voxels")
+    ignore_flat: float | None = Field(
+        None,
+        ge=0,
+        description="voxels whose 3^3 neighbourhood varies by no more than this (normalised intensity) don't count in "
+        "the loss: air, padding, blanked faces; none = all count",
+    )
     decoder_dim: int = Field(96, ge=12, multiple_of=12, description="width of the MAE decoder")
     decoder_depth: int = Field(2, ge=1, description="transformer blocks in the MAE decoder")
     decoder_heads: int = Field(4, ge=1, description="attention heads in the MAE decoder")
 
+    def unit_of(self, config: NNFormerConfig) -> Triple:
+        """The mask unit for an encoder. InputError where it is no multiple of the total stride."""
+        unit_DHW = self.unit_DHW or config.total_stride
+        for axis, unit, stride in zip("DHW", unit_DHW, config.total_stride, strict=True):
+            if unit < stride or unit % stride:
+                near = max(round(unit / stride), 1) * stride
+                raise InputError(
+                    f"mae.unit_DHW = {unit_DHW} is no multiple of the network's total stride {config.total_stride} on "
+                    f"axis {axis}; use {near} there"
+                )
+        return unit_DHW
+
 
 class MaeOutput(NamedTuple):
+    """`pred_BMP`: values of the hidden units `hidden_BM`, in the order of `to_units`."""
+
     loss: Tensor
-    pred_BGP: Tensor
+    pred_BMP: Tensor
+    hidden_BM: Tensor
     is_hidden_BG: Tensor
 
 
-def sincos_positions_GE(grid_DHW: Triple, width: int, device: torch.device) -> Tensor:
-    """Fixed sine-cosine positions (G, E), a third of the width for each axis; works for any grid."""
-    per_axis = width // 3
-    frequencies = 1.0 / 100.0 ** (torch.arange(per_axis // 2, device=device) / (per_axis // 2))
-    axes = [torch.arange(n, device=device, dtype=torch.float32) for n in grid_DHW]
-    coords_G3 = torch.cartesian_prod(*axes).view(-1, 3)
-    angles_G3F = coords_G3[:, :, None] * frequencies
-    return torch.cat([angles_G3F.sin(), angles_G3F.cos()], dim=-1).flatten(1)
-
-
-class GlobalBlock(nn.Module):
-    """Pre-norm transformer block over all mask units of a crop."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.mlp = Mlp(width, 4.0)
-
-    def forward(self, x_BGE: Tensor) -> Tensor:
-        B, G, E = x_BGE.shape
-        qkv = self.qkv(self.norm1(x_BGE)).view(B, G, 3, self.heads, E // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        mixed = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, G, E)
-        x_BGE = x_BGE + self.proj(mixed)
-        return x_BGE + self.mlp(self.norm2(x_BGE))
-
-
-class MaeDecoder(nn.Module):
-    """Features of all stages -> voxels of every mask unit."""
-
-    def __init__(self, config: NNFormerConfig, mae: MaeConfig) -> None:
-        super().__init__()
-        self.unit_DHW = config.total_stride
-        # tokens of each stage along the axes of one unit, for example 4, 2, 1
-        self.cells: list[Triple] = [product_DHW(*config.down_strides[stage:]) for stage in range(config.num_stages)]
-        self.fuse = nn.ModuleList(
-            nn.Linear(config.width(s) * prod(c), mae.decoder_dim) for s, c in enumerate(self.cells)
-        )
-        self.blocks = nn.ModuleList(GlobalBlock(mae.decoder_dim, mae.decoder_heads) for _ in range(mae.decoder_depth))
-        self.norm = nn.LayerNorm(mae.decoder_dim)
-        self.predict = nn.Linear(mae.decoder_dim, config.in_channels * prod(self.unit_DHW))
-
-    def forward(self, feats: list[Tensor], grid: MaskUnitGrid) -> Tensor:
-        """[(B, D_s, H_s, W_s, E_s)] -> (B, G, P)."""
-        positions_GE = sincos_positions_GE(grid.grid_DHW, self.norm.normalized_shape[0], feats[0].device)
-        x_BGE = positions_GE[None].to(feats[0].dtype)
-        for feats_BDHWE, cells, fuse in zip(feats, self.cells, self.fuse, strict=True):
-            stage_grid = MaskUnitGrid(size_DHW(feats_BDHWE), cells)
-            x_BGE = x_BGE + fuse(to_units(feats_BDHWE.permute(0, 4, 1, 2, 3), stage_grid))
-        for block in self.blocks:
-            x_BGE = block(x_BGE)
-        return self.predict(self.norm(x_BGE))
+def rebuilt_units(output: MaeOutput, target_BGP: Tensor, normalised: bool) -> Tensor:
+    """(B, G, P): hidden units as predicted (`normalised`: back at their mean and spread), visible ones as they are."""
+    B, M, P = output.pred_BMP.shape
+    pred_BMP = output.pred_BMP
+    if normalised:
+        hidden_BMP = pick_units(target_BGP, output.hidden_BM)
+        pred_BMP = pred_BMP * hidden_BMP.std(-1, keepdim=True) + hidden_BMP.mean(-1, keepdim=True)
+    return target_BGP.scatter(1, output.hidden_BM[..., None].expand(B, M, P), pred_BMP)
 
 
 class MaskedAutoencoder(nn.Module):
@@ -104,31 +99,80 @@ class MaskedAutoencoder(nn.Module):
     def __init__(self, config: NNFormerConfig, mae: MaeConfig) -> None:
         super().__init__()
         if mae.decoder_dim % mae.decoder_heads:
+            fits = [h for h in range(1, mae.decoder_dim + 1) if mae.decoder_dim % h == 0]
             raise InputError(
-                f"mae.decoder_heads = {mae.decoder_heads} does not divide mae.decoder_dim = {mae.decoder_dim}"
+                f"mae.decoder_heads = {mae.decoder_heads} does not divide mae.decoder_dim = {mae.decoder_dim}: use "
+                f"{min(fits, key=lambda h: abs(h - mae.decoder_heads))}"
             )
-        self.config, self.mae = config, mae
+        self.config, self.mae, self.unit_DHW = config, mae, mae.unit_of(config)
         self.encoder = Encoder(config)
-        self.mask_token_E = nn.Parameter(torch.zeros(config.embed_dim))
-        self.decoder = MaeDecoder(config, mae)
+        # it stands for a hidden unit in the decoder, or for a hidden token behind the dense encoder's stem
+        self.mask_token_E = nn.Parameter(torch.zeros(mae.decoder_dim if mae.mode == "visible" else config.embed_dim))
+        self.decoder = MaeDecoder(config, self.unit_DHW, mae.decoder_dim, mae.decoder_depth, mae.decoder_heads)
         self.apply(init_weights)
         nn.init.trunc_normal_(self.mask_token_E, std=0.02)
 
-    def forward(self, volume_BCDHW: Tensor, seeds_B: Tensor) -> MaeOutput:
-        """`seeds_B`: one int64 mask seed per sample. InputError where the crop is no multiple of the unit."""
-        grid = MaskUnitGrid(size_DHW(volume_BCDHW[:, 0]), self.config.total_stride)
-        is_hidden_BG = sample_hidden_BG(grid, seeds_B, self.mae.ratio).to(volume_BCDHW.device)
-        feats = self.encode(volume_BCDHW, is_hidden_BG, grid)
-        pred_BGP = self.decoder(feats, grid)
-        target_BGP = to_units(volume_BCDHW, grid)
-        if self.mae.normalise_target:
-            target_BGP = normalise_units(target_BGP)
-        return MaeOutput(hidden_mse(pred_BGP, target_BGP, is_hidden_BG), pred_BGP, is_hidden_BG)
+    def forward(self, volume_BCDHW: Tensor, seeds_B: Tensor, counts_BDHW: Tensor | None = None) -> MaeOutput:
+        """`seeds_B`: one int64 mask seed per sample. `counts_BDHW`: bool, voxels that may count in the loss.
 
-    def encode(self, volume_BCDHW: Tensor, is_hidden_BG: Tensor, grid: MaskUnitGrid) -> list[Tensor]:
-        """Blank hidden voxels, replace hidden stem tokens by the mask token, compute the full grid."""
+        InputError where the crop is no multiple of the unit, or the ratio leaves no hidden or no visible unit.
+        """
+        grid = MaskUnitGrid(size_DHW(volume_BCDHW[:, 0]), self.unit_DHW)
+        is_hidden_BG = sample_hidden_BG(grid, seeds_B, self.mae.ratio, self.mae.sampling)
+        visible_BV, hidden_BM = (index.to(volume_BCDHW.device) for index in split_units(is_hidden_BG))
+        is_hidden_BG = is_hidden_BG.to(volume_BCDHW.device)
+        loss, pred_BMP = self.reconstruct(volume_BCDHW, is_hidden_BG, visible_BV, hidden_BM, grid, counts_BDHW)
+        return MaeOutput(loss, pred_BMP, hidden_BM, is_hidden_BG)
+
+    def reconstruct(
+        self,
+        volume_BCDHW: Tensor,
+        is_hidden_BG: Tensor,
+        visible_BV: Tensor,
+        hidden_BM: Tensor,
+        grid: MaskUnitGrid,
+        counts_BDHW: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Loss and prediction for a given mask. Nothing random, no transfer: what `torch.compile` is for."""
+        if self.mae.mode == "visible":
+            visible_BVE = self.decoder.join(self.encode_visible(volume_BCDHW, visible_BV, grid))
+            B, V, E = visible_BVE.shape
+            tokens_BGE = self.mask_token_E.to(visible_BVE.dtype).expand(B, grid.num_units, E)
+            tokens_BGE = tokens_BGE.scatter(1, visible_BV[..., None].expand(B, V, E), visible_BVE)
+        else:
+            tokens_BGE = self.decoder.join(self.encode_dense(volume_BCDHW, is_hidden_BG, grid))
+        pred_BMP = self.decoder(tokens_BGE, grid.grid_DHW, hidden_BM)
+        target_BMP = pick_units(to_units(volume_BCDHW, grid), hidden_BM)
+        if self.mae.normalise_target:
+            target_BMP = normalise_units(target_BMP)
+        return hidden_mse(pred_BMP, target_BMP, self.counts_BMP(volume_BCDHW, hidden_BM, grid, counts_BDHW)), pred_BMP
+
+    def encode_visible(self, volume_BCDHW: Tensor, visible_BV: Tensor, grid: MaskUnitGrid) -> list[Tensor]:
+        """[(B, V, c_s, E_s) for each stage s], from the voxels of the visible units alone."""
+        units_BVCDHW = pick_units(cut_units(volume_BCDHW, grid), visible_BV)
+        feats = self.encoder.over_units(units_BVCDHW.flatten(0, 1), VisibleUnits(grid.grid_DHW, visible_BV))
+        return [feats_MDHWE.view(*visible_BV.shape, -1, feats_MDHWE.shape[-1]) for feats_MDHWE in feats]
+
+    def encode_dense(self, volume_BCDHW: Tensor, is_hidden_BG: Tensor, grid: MaskUnitGrid) -> list[Tensor]:
+        """[(B, G, c_s, E_s) for each stage s]: hidden voxels blank, hidden stem tokens the mask token."""
         is_hidden_B1DHW = spread_units(is_hidden_BG, grid, grid.unit_DHW)[:, None]
-        tokens_BDHWE = self.encoder.stem(volume_BCDHW.masked_fill(is_hidden_B1DHW, 0.0))
-        is_hidden_BDHW1 = spread_units(is_hidden_BG, grid, self.decoder.cells[0])[..., None]
+        tokens_BDHWE = self.encoder.run_stem(volume_BCDHW.masked_fill(is_hidden_B1DHW, 0.0))
+        is_hidden_BDHW1 = spread_units(is_hidden_BG, grid, self.decoder.join.cells[0])[..., None]
         tokens_BDHWE = torch.where(is_hidden_BDHW1, self.mask_token_E.to(tokens_BDHWE.dtype), tokens_BDHWE)
-        return self.encoder.run_stages(tokens_BDHWE)
+        by_unit = []
+        for feats_BDHWE, cells_DHW in zip(self.encoder.run_stages(tokens_BDHWE), self.decoder.join.cells, strict=True):
+            units_BGEDHW = cut_units(channels_first(feats_BDHWE), MaskUnitGrid(size_DHW(feats_BDHWE), cells_DHW))
+            by_unit.append(units_BGEDHW.flatten(3).transpose(2, 3))
+        return by_unit
+
+    def counts_BMP(
+        self, volume_BCDHW: Tensor, hidden_BM: Tensor, grid: MaskUnitGrid, counts_BDHW: Tensor | None
+    ) -> Tensor | None:
+        """Which values of the hidden units count in the loss; None = all."""
+        if self.mae.ignore_flat is not None:
+            content_BDHW = has_content_BDHW(volume_BCDHW, self.mae.ignore_flat)
+            counts_BDHW = content_BDHW if counts_BDHW is None else counts_BDHW & content_BDHW
+        if counts_BDHW is None:
+            return None
+        counts_BCDHW = counts_BDHW[:, None].expand(volume_BCDHW.shape)
+        return pick_units(to_units(counts_BCDHW, grid), hidden_BM)

@@ -11,6 +11,7 @@ import torch
 from data_shards.formats.index import ShardIndex
 from data_shards.formats.reader import open_reader
 from maetrain.masking.units import MaskUnitGrid, from_units, spread_units, to_units
+from maetrain.models.mae import rebuilt_units
 from maetrain.train.config import PretrainSetup
 from maetrain.train.export import load_autoencoder
 from maetrain.train.pretrain import pool_of
@@ -26,10 +27,7 @@ def rebuilt_crop(run_dir: Path, index: ShardIndex, setup: PretrainSetup) -> tupl
     start = tuple((s - c) // 2 for s, c in zip(shape_DHW, crop_DHW, strict=True))
     crop = torch.from_numpy(open_reader(index).crop(volume, start, crop_DHW))[None]
     output = network(crop, torch.tensor([0]))
-    grid = MaskUnitGrid(crop_DHW, setup.model.total_stride)
-    pred_BGP = output.pred_BGP
-    if setup.pretrain.mae.normalise_target:  # back to the units' own mean and spread
-        target_BGP = to_units(crop, grid)
-        pred_BGP = pred_BGP * target_BGP.std(-1, keepdim=True) + target_BGP.mean(-1, keepdim=True)
+    grid = MaskUnitGrid(crop_DHW, network.unit_DHW)
+    units_BGP = rebuilt_units(output, to_units(crop, grid), setup.pretrain.mae.normalise_target)
     is_hidden_DHW = spread_units(output.is_hidden_BG, grid, grid.unit_DHW)[0]
-    return crop[0, 0].numpy(), is_hidden_DHW.numpy(), from_units(pred_BGP, grid)[0, 0].numpy()
+    return crop[0, 0].numpy(), is_hidden_DHW.numpy(), from_units(units_BGP, grid)[0, 0].numpy()

@@ -7,35 +7,34 @@ from maetrain.losses.reconstruction import hidden_mse, normalise_units
 
 from ..small import noise
 
-IS_HIDDEN = torch.tensor([[True, False, True, False], [False, False, True, False]])
+COUNTS = torch.tensor([[[True, False], [True, True]], [[False, False], [True, False]]])
 
 
-def test_the_loss_is_the_mean_of_squared_errors_over_hidden_values() -> None:
+def test_the_loss_is_the_mean_of_squared_errors() -> None:
     pred, target = noise(2, 4, 5), noise(2, 4, 5, seed=1)
-    errors = [
-        (float(pred[b, g, p]) - float(target[b, g, p])) ** 2
-        for b in range(2)
-        for g in range(4)
-        for p in range(5)
-        if IS_HIDDEN[b, g]
-    ]
-    assert hidden_mse(pred, target, IS_HIDDEN).item() == pytest.approx(sum(errors) / len(errors), rel=1e-6)
+    errors = [(float(p) - float(t)) ** 2 for p, t in zip(pred.flatten(), target.flatten(), strict=True)]
+    assert hidden_mse(pred, target).item() == pytest.approx(sum(errors) / len(errors), rel=1e-6)
 
 
-def test_visible_units_have_no_influence_and_no_gradient() -> None:
-    pred, target = noise(2, 4, 5).requires_grad_(), noise(2, 4, 5, seed=1)
-    loss = hidden_mse(pred, target, IS_HIDDEN)
+def test_values_that_do_not_count_have_no_influence_and_no_gradient() -> None:
+    pred, target = noise(2, 2, 2).requires_grad_(), noise(2, 2, 2, seed=1)
+    loss = hidden_mse(pred, target, COUNTS)
+    assert loss.item() == pytest.approx(float((pred - target)[COUNTS].square().mean()), rel=1e-6)
     (gradient,) = torch.autograd.grad(loss, pred)
-    assert (gradient[~IS_HIDDEN] == 0).all() and (gradient[IS_HIDDEN] != 0).all()
-    target[~IS_HIDDEN] = 1e6
-    assert hidden_mse(pred, target, IS_HIDDEN) == loss
+    assert (gradient[~COUNTS] == 0).all() and (gradient[COUNTS] != 0).all()
+    target[~COUNTS] = 1e6
+    assert hidden_mse(pred, target, COUNTS) == loss
+
+
+def test_where_nothing_counts_the_loss_is_zero_not_nan() -> None:
+    assert hidden_mse(noise(2, 2, 2), noise(2, 2, 2, seed=1), torch.zeros(2, 2, 2, dtype=torch.bool)) == 0
 
 
 def test_the_loss_is_summed_in_float32_whatever_comes() -> None:
     pred, target = noise(2, 4, 5).bfloat16(), noise(2, 4, 5, seed=1).bfloat16()
-    loss = hidden_mse(pred, target, IS_HIDDEN)
+    loss = hidden_mse(pred, target)
     assert loss.dtype == torch.float32
-    torch.testing.assert_close(loss, hidden_mse(pred.float(), target.float(), IS_HIDDEN))
+    torch.testing.assert_close(loss, hidden_mse(pred.float(), target.float()))
 
 
 def test_normalised_units_have_mean_zero_and_variance_one_each() -> None:

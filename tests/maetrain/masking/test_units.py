@@ -1,12 +1,22 @@
 """Units are hidden by count and seed, and voxels find their unit and their way back."""
 
 from itertools import product
+from typing import Literal
 
 import pytest
 import torch
 
 from data_shards.errors import InputError
-from maetrain.masking.units import MaskUnitGrid, Triple, from_units, sample_hidden_BG, spread_units, to_units
+from maetrain.masking.units import (
+    MaskUnitGrid,
+    Triple,
+    from_units,
+    pick_units,
+    sample_hidden_BG,
+    split_units,
+    spread_units,
+    to_units,
+)
 
 GRID = MaskUnitGrid((8, 12, 6), (4, 2, 3))  # 2 x 6 x 2 units, no two axes alike
 
@@ -90,3 +100,33 @@ def test_a_crop_smaller_than_one_unit_is_refused(crop: Triple) -> None:
 def test_a_ratio_that_leaves_nothing_hidden_or_nothing_visible_is_refused(ratio: float, hidden: int) -> None:
     with pytest.raises(InputError, match=f"{ratio} hides {hidden} of the 24 units"):
         sample_hidden_BG(GRID, torch.tensor([0]), ratio)
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.5, 0.75, 0.9])
+def test_blocks_hide_the_exact_number_and_depend_on_the_samples_seed_alone(ratio: float) -> None:
+    grid = MaskUnitGrid((32, 48, 40), (8, 8, 8))
+    seeds = torch.tensor([5, 6, 7])
+    hidden = sample_hidden_BG(grid, seeds, ratio, "block")
+    assert hidden.sum(1).tolist() == [round(ratio * 120)] * 3
+    assert torch.equal(hidden[1:2], sample_hidden_BG(grid, seeds[1:2], ratio, "block"))
+    assert not torch.equal(hidden[0], hidden[1])
+
+
+def test_blocks_hang_together_more_than_single_units_do() -> None:
+    grid = MaskUnitGrid((64, 64, 64), (8, 8, 8))
+
+    def equal_neighbours(sampling: Literal["random", "block"]) -> float:
+        hidden = sample_hidden_BG(grid, torch.arange(8), 0.5, sampling).view(8, 8, 8, 8)
+        return float((hidden[:, 1:] == hidden[:, :-1]).float().mean())
+
+    assert equal_neighbours("block") > 0.7 > 0.6 > equal_neighbours("random")
+
+
+def test_visible_and_hidden_units_are_all_units_once_in_rising_order() -> None:
+    hidden = sample_hidden_BG(MaskUnitGrid((16, 24, 16), (8, 8, 8)), torch.tensor([1, 2]), 0.75)
+    visible_BV, hidden_BM = split_units(hidden)
+    for b in range(2):
+        assert hidden_BM[b].tolist() == hidden[b].nonzero()[:, 0].tolist()
+        assert visible_BV[b].tolist() == (~hidden[b]).nonzero()[:, 0].tolist()
+    units = torch.arange(24).view(2, 12, 1)
+    assert pick_units(units, hidden_BM)[..., 0].tolist() == [hidden_BM[0].tolist(), (hidden_BM[1] + 12).tolist()]

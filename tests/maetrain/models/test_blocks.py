@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from maetrain.models.blocks import DropPath, SkipAttention, SkipBlock, WindowAttention, WindowBlock
+from maetrain.models.attention import SkipAttention, WindowAttention
+from maetrain.models.blocks import DropPath, SkipBlock, WindowBlock
 from maetrain.models.config import Triple
-from maetrain.models.windows import WindowPlan, plan_windows
+from maetrain.models.windows import VisibleUnits, WindowPlan, plan_windows
 
 from ..small import noise
 
@@ -127,3 +128,59 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean() -> None:
     assert out.mean().item() == pytest.approx(1.0, abs=0.04)
     branch = noise(3, 2)
     assert torch.equal(drop.eval()(branch), branch)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("grid", "cells", "shifted", "remark"),
+    [
+        ((2, 3, 2), (1, 1, 2), False, "a window holds several units"),
+        ((2, 3, 2), (1, 1, 2), True, "shifted across units"),
+        ((1, 2, 1), (2, 2, 4), True, "cut to the map, larger than a unit"),
+        ((3, 1, 2), (2, 2, 3), True, "windows that end inside units"),
+    ],
+)
+def test_tokens_of_visible_units_attend_inside_the_windows_of_the_whole_map(
+    grid: Triple, cells: Triple, shifted: bool, remark: str
+) -> None:
+    """With all units visible, in any order, the block gives what it gives on the whole map."""
+    torch.manual_seed(0)
+    block = WindowBlock(6, 2, WINDOW, shifted, mlp_ratio=2.0, drop_path=0.0)
+    block.attn.bias.table.normal_()
+    size: Triple = tuple(g * c for g, c in zip(grid, cells, strict=True))  # type: ignore[assignment]
+    whole = noise(2, *size, 6)
+    (a, b, c), (d, h, w) = grid, cells
+
+    def to_cells(map_BDHWE: Tensor) -> Tensor:
+        return map_BDHWE.view(2, a, d, b, h, c, w, 6).permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(2, a * b * c, d, h, w, 6)
+
+    order = torch.stack([torch.randperm(a * b * c) for _ in range(2)])
+    units = torch.stack([to_cells(whole)[i, order[i]] for i in range(2)])
+    got = block(units.flatten(0, 1), VisibleUnits(grid, order)).view(units.shape)
+    want = torch.stack([to_cells(block(whole))[i, order[i]] for i in range(2)])
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_windows_that_fit_into_a_unit_stay_inside_it() -> None:
+    block = WindowBlock(6, 2, (2, 2, 2), True, mlp_ratio=2.0, drop_path=0.0)
+    units = noise(6, 4, 4, 4, 6)
+    seen = VisibleUnits((2, 2, 2), torch.tensor([[0, 3, 5], [1, 2, 7]]))
+    torch.testing.assert_close(block(units, seen)[2:3], block(units[2:3]), atol=1e-5, rtol=1e-5)
+
+
+def test_a_bias_kept_for_inference_is_made_anew_when_the_weights_move() -> None:
+    torch.manual_seed(0)
+    bias = WindowBlock(4, 2, (2, 2, 2), True, mlp_ratio=2.0, drop_path=0.0).attn.bias
+    plan = plan_windows((4, 4, 4), (2, 2, 2), shifted=True)
+    with torch.no_grad():
+        first = bias(plan)
+        assert bias(plan) is first, "kept"
+        assert bias(plan_windows((4, 4, 4), (2, 2, 2), shifted=False)).shape != first.shape
+        bias.table.add_(1.0)
+        assert not torch.equal(bias(plan), first)
+    second = bias(plan)
+    assert second.requires_grad
+    bias.table.data.add_(1.0)  # as DeepSpeed does, behind the version counter, after a pass with gradients
+    with torch.no_grad():
+        assert not torch.equal(bias(plan), second)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from data_shards.errors import InputError
 from maetrain.models.config import Triple
 from maetrain.models.encoder import Encoder
 
@@ -18,7 +19,7 @@ def rounded_up(size: Triple, stride: int) -> Triple:
 @pytest.mark.parametrize("size", [(16, 16, 16), (17, 13, 22), (9, 20, 11), (3, 5, 1), (1, 1, 1)])
 def test_each_stage_gives_a_map_of_its_stride_rounded_up(size: Triple) -> None:
     feats = Encoder(SMALL).eval()(noise(2, 1, *size))
-    assert [f.shape for f in feats] == [(2, *rounded_up(size, 2 ** (s + 1)), 8 * 2**s) for s in range(3)]
+    assert [f.shape for f in feats] == [(2, 8 * 2**s, *rounded_up(size, 2 ** (s + 1))) for s in range(3)]
     assert all(f.isfinite().all() for f in feats)
 
 
@@ -47,3 +48,27 @@ def test_drop_path_rises_from_nothing_to_its_setting() -> None:
 
 def test_every_second_block_is_shifted() -> None:
     assert [block.shifted for stage in Encoder(SMALL).stages for block in stage.blocks] == [False, True] * 3
+
+
+def test_another_number_of_channels_is_refused() -> None:
+    with pytest.raises(InputError, match="3 channels, the network was made for 1"):
+        Encoder(SMALL)(noise(1, 3, 8, 8, 8))
+
+
+@pytest.mark.parametrize("part", ["stem", 0, 1, 2])
+def test_recomputed_activations_give_the_same_gradients(part: str | int) -> None:
+    torch.manual_seed(0)
+    plain, saving = (
+        Encoder(SMALL.model_copy(update={"drop_path": 0.3, "recompute": parts})) for parts in ((), (part,))
+    )
+    saving.load_state_dict(plain.state_dict())
+    for encoder in (plain, saving):
+        torch.manual_seed(1)  # drop path
+        sum(f.square().mean() for f in encoder(noise(2, 1, 16, 12, 8))).backward()
+    for (name, p), q in zip(plain.named_parameters(), saving.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, msg=name)
+
+
+def test_a_part_that_is_not_there_cannot_be_recomputed() -> None:
+    with pytest.raises(ValueError, match="recompute names 3: use stem or a stage from 0 to 2"):
+        type(SMALL)(**SMALL.model_dump() | {"recompute": (3,)})

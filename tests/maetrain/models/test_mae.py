@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 from data_shards.errors import InputError
-from maetrain.losses.reconstruction import hidden_mse
-from maetrain.masking.units import MaskUnitGrid, from_units, sample_hidden_BG, spread_units, to_units
+from maetrain.losses.reconstruction import normalise_units
+from maetrain.masking.units import MaskUnitGrid, from_units, sample_hidden_BG, split_units, spread_units, to_units
 from maetrain.models.encoder import Encoder
-from maetrain.models.mae import MaeConfig, MaskedAutoencoder, sincos_positions_GE
-from maetrain.models.windows import size_DHW
+from maetrain.models.mae import MaeConfig, MaskedAutoencoder, rebuilt_units
+from maetrain.models.mae_decoder import ToVoxels, sincos_positions_GE
 
 from ..small import SMALL, SMALL_MAE, noise
 
@@ -17,23 +18,55 @@ GRID = MaskUnitGrid(CROP, (8, 8, 8))
 SEEDS = torch.tensor([11, 12])
 
 
-@pytest.fixture(scope="module")
-def network() -> MaskedAutoencoder:
+MODES = ("dense", "visible")
+
+
+def autoencoder(mode: str, **changes: object) -> MaskedAutoencoder:
     torch.manual_seed(0)
-    return MaskedAutoencoder(SMALL, SMALL_MAE).eval()
+    return MaskedAutoencoder(SMALL, SMALL_MAE.model_copy(update={"mode": mode, **changes})).eval()
 
 
-@torch.no_grad()
-def test_what_hidden_voxels_hold_changes_the_loss_and_nothing_else(network: MaskedAutoencoder) -> None:
+@pytest.fixture(scope="module", params=MODES)
+def network(request: pytest.FixtureRequest) -> MaskedAutoencoder:
+    return autoencoder(request.param)
+
+
+def features(network: MaskedAutoencoder, volume: Tensor, is_hidden_BG: Tensor) -> list[Tensor]:
+    if network.mae.mode == "dense":
+        return network.encode_dense(volume, is_hidden_BG, GRID)
+    return network.encode_visible(volume, split_units(is_hidden_BG)[0], GRID)
+
+
+def test_what_hidden_voxels_hold_changes_no_feature_and_no_gradient_of_the_encoder(network: MaskedAutoencoder) -> None:
     volume = noise(2, 1, *CROP)
     is_hidden_BG = sample_hidden_BG(GRID, SEEDS, 0.5)
     is_hidden = spread_units(is_hidden_BG, GRID, GRID.unit_DHW)[:, None]
     other = torch.where(is_hidden, 1e3 * noise(2, 1, *CROP, seed=1), volume)
-    for a, b in zip(network.encode(volume, is_hidden_BG, GRID), network.encode(other, is_hidden_BG, GRID), strict=True):
-        assert torch.equal(a, b)
-    one, two = network(volume, SEEDS), network(other, SEEDS)
+    found = []
+    for crop in (volume, other):
+        feats = features(network, crop, is_hidden_BG)
+        network.zero_grad()
+        sum(f.square().mean() for f in feats).backward()
+        found.append((feats, [p.grad.clone() for p in network.encoder.parameters()]))
+    for one, two in zip(*found, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+    with torch.no_grad():
+        one, two = network(volume, SEEDS), network(other, SEEDS)
     assert torch.equal(one.is_hidden_BG, is_hidden_BG)
-    assert torch.equal(one.pred_BGP, two.pred_BGP) and one.loss != two.loss
+    assert torch.equal(one.pred_BMP, two.pred_BMP) and one.loss != two.loss
+
+
+@torch.no_grad()
+def test_the_loss_compares_each_hidden_unit_with_its_own_voxels(network: MaskedAutoencoder) -> None:
+    volume = noise(2, 1, *CROP)
+    output = network(volume, SEEDS)
+    units_BGP = to_units(volume, GRID)
+    errors = []
+    for b in range(2):
+        hidden = output.is_hidden_BG[b].nonzero()[:, 0]
+        assert hidden.tolist() == output.hidden_BM[b].tolist()
+        errors.append((output.pred_BMP[b] - units_BGP[b, hidden]).square())
+    torch.testing.assert_close(output.loss, torch.stack(errors).mean())
 
 
 @torch.no_grad()
@@ -41,19 +74,35 @@ def test_visible_voxels_move_the_prediction_and_count_nothing_in_the_loss(networ
     volume = noise(2, 1, *CROP)
     is_hidden = spread_units(sample_hidden_BG(GRID, SEEDS, 0.5), GRID, GRID.unit_DHW)[:, None]
     one, two = network(volume, SEEDS), network(torch.where(is_hidden, volume, -volume), SEEDS)
-    assert not torch.equal(one.pred_BGP, two.pred_BGP)
-    target_BGP = to_units(volume, GRID)  # of hidden units the same for both
-    torch.testing.assert_close(two.loss, hidden_mse(two.pred_BGP, target_BGP, two.is_hidden_BG))
+    assert not torch.equal(one.pred_BMP, two.pred_BMP)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("channels", [1, 2])
-def test_there_is_one_prediction_for_each_value_of_each_unit(channels: int) -> None:
-    network = MaskedAutoencoder(SMALL.model_copy(update={"in_channels": channels}), SMALL_MAE).eval()
-    output = network(noise(2, channels, *CROP), SEEDS)
-    assert output.pred_BGP.shape == (2, 12, channels * 8**3)
+@pytest.mark.parametrize("mode", MODES)
+def test_there_is_one_prediction_for_each_value_of_each_hidden_unit(mode: str, channels: int) -> None:
+    config = SMALL.model_copy(update={"in_channels": channels})
+    output = MaskedAutoencoder(config, SMALL_MAE.model_copy(update={"mode": mode}))(noise(2, channels, *CROP), SEEDS)
+    assert output.pred_BMP.shape == (2, 6, channels * 8**3)
     assert output.loss.shape == () and output.loss.dtype == torch.float32
     assert output.is_hidden_BG.sum(1).tolist() == [6, 6]
+
+
+@torch.no_grad()
+def test_predicted_values_are_ordered_as_the_units_voxels_are() -> None:
+    """Channel, then D, H, W: a head that writes each voxel's own place must give `to_units` of a map of places."""
+    head = ToVoxels((8, 8, 4), channels=2, width=32)
+    a, b, c = head.coarse_DHW
+    (d, h, w), inner = head.fine_DHW, 32
+    places = torch.arange(2 * 8 * 8 * 4.0).view(1, 2, 8, 8, 4)
+    cells = places.view(2, a, d, b, h, c, w).permute(1, 3, 5, 0, 2, 4, 6).reshape(a * b * c, -1)
+    # token 1 lights one channel a cell; LayerNorm is passed by, the last layer's columns hold the cells' voxels
+    head.norm, head.to_cells = torch.nn.Identity(), torch.nn.Linear(32, a * b * c * inner)
+    head.to_cells.weight.zero_(), head.to_cells.bias.fill_(-1e4)
+    head.to_cells.bias.view(a * b * c, inner)[torch.arange(a * b * c), torch.arange(a * b * c)] = 1e4
+    head.to_voxels.weight.zero_(), head.to_voxels.bias.zero_()
+    head.to_voxels.weight[:, : a * b * c] = cells.T / 1e4
+    torch.testing.assert_close(head(torch.zeros(1, 1, 32))[0, 0], places.flatten(), atol=1e-2, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -61,32 +110,70 @@ def test_a_sample_has_the_same_mask_and_prediction_whatever_its_batch(network: M
     volume = noise(2, 1, *CROP)
     together, alone = network(volume, SEEDS), network(volume[1:], SEEDS[1:])
     assert torch.equal(together.is_hidden_BG[1:], alone.is_hidden_BG)
-    torch.testing.assert_close(together.pred_BGP[1:], alone.pred_BGP, atol=1e-5, rtol=1e-5)
-
-
-def test_the_features_a_unit_is_predicted_from_lie_where_the_unit_lies(network: MaskedAutoencoder) -> None:
-    """Every stage's map, cut by `to_units`, must order units as the voxels' cut does."""
-    for stage, cells in enumerate(network.decoder.cells):
-        stride = 2 ** (stage + 1)
-        voxels = torch.arange(12.0).view(1, 12, 1).expand(1, 12, 512)
-        coarse = torch.nn.functional.avg_pool3d(from_units(voxels, GRID), stride)
-        units_BGP = to_units(coarse, MaskUnitGrid(size_DHW(coarse[:, 0]), cells))
-        assert torch.equal(units_BGP[0].mean(-1), torch.arange(12.0)), f"stage {stage}"
+    torch.testing.assert_close(together.pred_BMP[1:], alone.pred_BMP, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
-def test_a_normalised_target_does_not_know_a_units_brightness_and_contrast() -> None:
-    torch.manual_seed(0)
-    network = MaskedAutoencoder(SMALL, SMALL_MAE.model_copy(update={"normalise_target": True})).eval()
+@pytest.mark.parametrize("mode", MODES)
+def test_the_tokens_a_unit_is_joined_from_lie_where_the_unit_lies(mode: str) -> None:
+    """Only the changed unit's own shallow tokens may change, and they must: windows of 2 stay inside these units."""
+    network, volume = autoencoder(mode), noise(1, 1, *CROP)
+    is_hidden_BG = torch.zeros(1, 12, dtype=torch.bool)
+    is_hidden_BG[0, [1, 6]] = True
+    visible = (~is_hidden_BG[0]).nonzero()[:, 0].tolist()
+    places = visible if mode == "visible" else list(range(12))
+    changed = 7
+    voxels = to_units(volume, GRID).clone()
+    voxels[0, changed] += 1.0
+    before, after = (features(network, v, is_hidden_BG)[0][0] for v in (volume, from_units(voxels, GRID)))
+    moved = (before - after).abs().amax(dim=(1, 2))
+    assert int(moved.argmax()) == places.index(changed)
+    if mode == "visible":
+        assert (moved > 0).sum() == 1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mode", MODES)
+def test_a_normalised_target_does_not_know_a_units_brightness_and_contrast(mode: str) -> None:
+    network = autoencoder(mode, normalise_target=True)
     volume = noise(2, 1, *CROP)
     is_hidden = spread_units(sample_hidden_BG(GRID, SEEDS, 0.5), GRID, GRID.unit_DHW)[:, None]
     brighter = torch.where(is_hidden, 3 * volume + 5, volume)
     torch.testing.assert_close(network(volume, SEEDS).loss, network(brighter, SEEDS).loss, atol=1e-4, rtol=1e-4)
 
 
-def test_gradients_reach_every_parameter() -> None:
-    torch.manual_seed(0)
-    network = MaskedAutoencoder(SMALL.model_copy(update={"drop_path": 0.0}), SMALL_MAE)
+@torch.no_grad()
+@pytest.mark.parametrize("mode", MODES)
+def test_blank_regions_and_excluded_voxels_do_not_count(mode: str) -> None:
+    network = autoencoder(mode, ignore_flat=0.0)
+    volume = noise(2, 1, *CROP)
+    volume[:, :, :9] = -3.0  # air, or a blanked face; the voxels beside it still have a neighbour that varies
+    counts = torch.ones(2, *CROP, dtype=torch.bool)
+    counts[:, :, 20:] = False
+    output = network(volume, SEEDS, counts)
+    counting = counts.clone()
+    counting[:, :8] = False
+    chosen = torch.stack([to_units(counting[:, None], GRID)[b, output.hidden_BM[b]] for b in range(2)])
+    wanted = torch.stack([to_units(volume, GRID)[b, output.hidden_BM[b]] for b in range(2)])
+    torch.testing.assert_close(output.loss, (output.pred_BMP - wanted)[chosen].square().mean())
+
+
+@torch.no_grad()
+def test_the_picture_shows_hidden_units_as_predicted_and_the_rest_as_it_is(network: MaskedAutoencoder) -> None:
+    volume = noise(2, 1, *CROP)
+    output = network(volume, SEEDS)
+    units = to_units(volume, GRID)
+    shown = rebuilt_units(output, units, normalised=False)
+    assert torch.equal(shown[~output.is_hidden_BG], units[~output.is_hidden_BG])
+    assert torch.equal(shown[output.is_hidden_BG], output.pred_BMP.flatten(0, 1))
+    hidden = torch.stack([units[b, output.hidden_BM[b]] for b in range(2)])
+    perfect = output._replace(pred_BMP=normalise_units(hidden))
+    torch.testing.assert_close(rebuilt_units(perfect, units, normalised=True), units, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_gradients_reach_every_parameter(mode: str) -> None:
+    network = autoencoder(mode)
     network(noise(2, 1, *CROP), SEEDS).loss.backward()
     idle = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     assert not idle
@@ -99,7 +186,7 @@ def test_the_encoder_inside_has_the_names_of_an_encoder_alone(network: MaskedAut
 
 @torch.no_grad()
 def test_it_runs_in_bfloat16(network: MaskedAutoencoder) -> None:
-    half = MaskedAutoencoder(SMALL, SMALL_MAE).eval()
+    half = autoencoder(network.mae.mode)
     half.load_state_dict(network.state_dict())
     volume = noise(2, 1, *CROP)
     loss = half.to(torch.bfloat16)(volume.to(torch.bfloat16), SEEDS).loss
@@ -119,5 +206,20 @@ def test_a_crop_that_is_no_multiple_of_the_unit_is_refused(network: MaskedAutoen
 
 
 def test_heads_that_do_not_divide_the_width_are_refused() -> None:
-    with pytest.raises(InputError, match="decoder_heads = 5 does not divide mae.decoder_dim = 12"):
+    with pytest.raises(InputError, match="decoder_heads = 5 does not divide mae.decoder_dim = 12: use 4"):
         MaskedAutoencoder(SMALL, MaeConfig(decoder_dim=12, decoder_heads=5))
+
+
+@pytest.mark.parametrize(
+    ("unit", "axis"), [((12, 8, 8), "axis D; use 16"), ((8, 4, 8), "axis H; use 8"), ((8, 8, 20), "axis W; use 16")]
+)
+def test_a_unit_that_is_no_multiple_of_the_total_stride_is_refused(unit: tuple, axis: str) -> None:
+    with pytest.raises(InputError, match=axis):
+        MaskedAutoencoder(SMALL, SMALL_MAE.model_copy(update={"unit_DHW": unit}))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mode", MODES)
+def test_a_unit_may_be_several_of_the_deepest_tokens(mode: str) -> None:
+    output = autoencoder(mode, unit_DHW=(8, 24, 16))(noise(2, 1, 16, 48, 16), SEEDS)
+    assert output.is_hidden_BG.shape == (2, 4) and output.pred_BMP.shape == (2, 2, 8 * 24 * 16)

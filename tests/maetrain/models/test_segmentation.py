@@ -64,7 +64,7 @@ def test_a_network_in_eval_mode_gives_the_same_twice_and_samples_apart() -> None
     network, volumes = NNFormer(SMALL, 3).eval(), noise(2, 1, 10, 9, 12)
     (once,), (twice,), (alone,) = network(volumes), network(volumes), network(volumes[1:])
     assert torch.equal(once, twice)
-    torch.testing.assert_close(once[1:], alone, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(once[1:], alone, atol=1e-4, rtol=1e-4)
 
 
 def test_gradients_reach_every_parameter() -> None:

@@ -23,6 +23,7 @@ from maetrain.train.curve import Curve
 from maetrain.train.engine import MOMENTS, Engine
 from maetrain.train.export import export_encoder, load_autoencoder
 from maetrain.train.group import RankInfo, joined_group
+from maetrain.train.picture import rebuilt_crop
 
 from ..small import SMALL, SMALL_MAE, noise, small_setup
 
@@ -214,3 +215,17 @@ def test_export_of_a_folder_without_a_whole_checkpoint_is_refused(whole: Pretrai
     (tmp_path / "checkpoints" / "step-00000001").mkdir(parents=True)
     with pytest.raises(InputError, match="never committed"):
         export_encoder(tmp_path, tmp_path / "handover")
+
+
+def test_visible_pretraining_runs_hands_its_encoder_over_and_draws_its_picture(
+    who: RankInfo, small_index: ShardIndex, tmp_path: Path
+) -> None:
+    visible = SMALL_MAE.model_copy(update={"mode": "visible", "sampling": "block", "ignore_flat": 0.0})
+    setup = small_setup(small_index, tmp_path / "run", mae=visible)
+    loop.pretrain(setup, who)
+    assert all(loss > 0 for loss in losses_of(setup.run_dir))
+    export_encoder(Path(setup.run_dir), tmp_path / "handover")
+    network = NNFormer(SMALL, 3)
+    assert not load_encoder(tmp_path / "handover", network).unused
+    original, is_hidden, rebuilt = rebuilt_crop(Path(setup.run_dir), small_index, setup)
+    assert (original[~is_hidden] == rebuilt[~is_hidden]).all() and (original[is_hidden] != rebuilt[is_hidden]).any()

@@ -1,0 +1,136 @@
+"""Window attention: softmax(q k / sqrt(F) + bias) v in every window, for whole maps and for visible units.
+
+B batch, D H W tokens, E embedding, h heads, N windows of a map, T tokens of a window, F channels of a head
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maetrain.models.config import Triple
+from maetrain.models.windows import (
+    Published,
+    VisibleUnits,
+    WindowPlan,
+    bias_rows,
+    from_heads,
+    gathered_index_BTT,
+    pad_to_windows,
+    relative_index_TT,
+    to_heads,
+    visibility_mask_NTT,
+)
+
+
+class RelativeBias(nn.Module):
+    """Learned bias per head and offset inside a window, added to the attention logits together with its mask."""
+
+    def __init__(self, window_DHW: Triple, heads: int, published: Published = "no") -> None:
+        super().__init__()
+        self.window_DHW, self.published = window_DHW, published
+        self.table = nn.Parameter(torch.zeros(bias_rows(window_DHW), heads))
+        nn.init.trunc_normal_(self.table, std=0.02)
+        self._kept: tuple[tuple, Tensor] | None = None
+
+    def forward(self, plan: WindowPlan) -> Tensor:
+        """(1, N, h, T, T), or (1, 1, h, T, T) where all windows have the same.
+
+        Without gradients (inference) the last one is kept for as long as the table is unchanged.
+        """
+        if torch.is_grad_enabled():
+            self._kept = None  # DeepSpeed moves weights behind the version counter, always between two such calls
+            return self._bias(plan)
+        key = (plan, self.table.dtype, self.table.device, self.table.data_ptr(), self.table._version)
+        if self._kept is None or self._kept[0] != key:
+            self._kept = (key, self._bias(plan))
+        return self._kept[1]
+
+    def gathered(self, seen: VisibleUnits, cells_DHW: Triple, plan: WindowPlan) -> Tensor:
+        """(B, 1, h, T, T) for the tokens of each sample's visible units; pairs of different windows are masked."""
+        index_BTT, share_BTT = gathered_index_BTT(seen, cells_DHW, plan, self.window_DHW)
+        bias_BhTT = self._rows(index_BTT).movedim(-1, 1)
+        return (bias_BhTT if share_BTT is None else masked(bias_BhTT, share_BTT[:, None]))[:, None]
+
+    def _bias(self, plan: WindowPlan) -> Tensor:
+        if self.published != "no" and plan.window_DHW != self.window_DHW:
+            raise ValueError(
+                f"the published network's window here is {self.window_DHW}, but a map of {plan.size_DHW} tokens needs "
+                f"{plan.window_DHW}: give it crops of the size it was made for"
+            )
+        index_TT = relative_index_TT(plan.window_DHW, self.window_DHW, self.table.device, self.published != "no")
+        bias_hTT = self._rows(index_TT).movedim(-1, 0)
+        if not plan.needs_mask:
+            return bias_hTT[None, None]
+        visible_NTT = visibility_mask_NTT(plan, self.table.device)
+        return masked(bias_hTT, visible_NTT[:, None])[None]
+
+    def _rows(self, index: Tensor) -> Tensor:
+        return self.table.index_select(0, index.flatten()).view(*index.shape, -1)
+
+
+def masked(bias: Tensor, is_visible: Tensor) -> Tensor:
+    return bias.masked_fill(~is_visible, torch.finfo(bias.dtype).min)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """q, k, v (B, N, h, T, F), bias (1 or B, 1 or N, h, T, T) -> (B, N, h, T, F).
+
+    On a GPU by torch's fused kernel. On a CPU written out: with a bias that needs gradients torch falls back there to
+    these very products with extra passes over the logits (1.4x the time, torch 2.13).
+    """
+    B, N, h, T, width = q.shape
+    bias = bias.to(q.dtype)
+    if not q.is_cuda:
+        logits = ((q * width**-0.5) @ k.transpose(-2, -1)).add_(bias)
+        return logits.softmax(-1) @ v
+    if bias.shape[:2] == (1, 1):  # the same for all windows: they are the batch
+        mask = bias[0].expand(B * N, -1, -1, -1)
+        out = F.scaled_dot_product_attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), attn_mask=mask)
+    else:  # one for each window: windows stand beside the heads
+        mask = bias.expand(B, N, -1, -1, -1).flatten(1, 2)
+        out = F.scaled_dot_product_attention(q.flatten(1, 2), k.flatten(1, 2), v.flatten(1, 2), attn_mask=mask)
+    return out.view(q.shape)
+
+
+class WindowAttention(nn.Module):
+    """Self-attention in windows, qkv with bias."""
+
+    def __init__(self, width: int, heads: int, window_DHW: Triple, published: Published = "no") -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.bias = RelativeBias(window_DHW, heads, published)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, tokens_BDHWE: Tensor, plan: WindowPlan) -> Tensor:
+        """Over a whole map, cut as planned."""
+        if plan.sees_padding:  # the published code projects padding too, so that padded tokens carry the bias
+            tokens_BDHWE = pad_to_windows(tokens_BDHWE, plan)
+        q, k, v = to_heads(self.qkv(tokens_BDHWE), plan, self.heads, parts=3)
+        return self.proj(from_heads(attend(q, k, v, self.bias(plan)), plan))
+
+    def gathered(self, tokens_BTE: Tensor, bias_B1hTT: Tensor) -> Tensor:
+        """Over a handful of tokens, those of a sample's visible units."""
+        B, T, E = tokens_BTE.shape
+        qkv = self.qkv(tokens_BTE).view(B, 1, T, 3, self.heads, E // self.heads).permute(3, 0, 1, 4, 2, 5)
+        q, k, v = qkv.contiguous().unbind(0)
+        out_B1hTF = attend(q, k, v, bias_B1hTT)
+        return self.proj(out_B1hTF.transpose(2, 3).reshape(B, T, E))
+
+
+class SkipAttention(nn.Module):
+    """Queries from the upsampled map (no query projection), keys and values from the encoder's skip."""
+
+    def __init__(self, width: int, heads: int, window_DHW: Triple, published: Published = "no") -> None:
+        super().__init__()
+        self.heads = heads
+        self.kv = nn.Linear(width, 2 * width)
+        self.bias = RelativeBias(window_DHW, heads, published)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, up_BDHWE: Tensor, skip_BDHWE: Tensor, plan: WindowPlan) -> Tensor:
+        if plan.sees_padding:
+            up_BDHWE, skip_BDHWE = pad_to_windows(up_BDHWE, plan), pad_to_windows(skip_BDHWE, plan)
+        (q,) = to_heads(up_BDHWE, plan, self.heads)
+        k, v = to_heads(self.kv(skip_BDHWE), plan, self.heads, parts=2)
+        return self.proj(from_heads(attend(q, k, v, self.bias(plan)), plan))
