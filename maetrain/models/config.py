@@ -23,6 +23,11 @@ def ceil_div(size_DHW: Triple, stride_DHW: Triple) -> Triple:
     return D, H, W
 
 
+def nearest_divisor(width: int, wanted: int) -> int:
+    """The number nearest to `wanted` that divides `width`, the lower one of two."""
+    return min((n for n in range(1, width + 1) if width % n == 0), key=lambda n: abs(n - wanted))
+
+
 class NNFormerConfig(BaseModel):
     """Encoder and decoder of one nnFormer. Lists run from the shallowest stage to the deepest."""
 
@@ -120,10 +125,9 @@ class NNFormerConfig(BaseModel):
             for stage, heads in enumerate(heads_per_stage):
                 width = self.width(stage)
                 if heads < 1 or width % heads:
-                    fits = [h for h in range(1, width + 1) if width % h == 0]
-                    nearest = min(fits, key=lambda h: abs(h - heads))
                     raise ValueError(
-                        f"{where}[{stage}] = {heads} does not divide the width {width} of stage {stage}: use {nearest}"
+                        f"{where}[{stage}] = {heads} does not divide the width {width} of stage {stage}: use "
+                        f"{nearest_divisor(width, heads)}"
                     )
         if unknown := [part for part in self.recompute if part != "stem" and part not in range(stages)]:
             raise ValueError(f"recompute names {unknown[0]!r}: use stem or a stage from 0 to {stages - 1}")

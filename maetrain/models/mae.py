@@ -28,7 +28,7 @@ from maetrain.masking.units import (
     spread_units,
     to_units,
 )
-from maetrain.models.config import NNFormerConfig
+from maetrain.models.config import NNFormerConfig, nearest_divisor
 from maetrain.models.convolution import channels_first
 from maetrain.models.encoder import Encoder
 from maetrain.models.init import init_weights
@@ -99,10 +99,9 @@ class MaskedAutoencoder(nn.Module):
     def __init__(self, config: NNFormerConfig, mae: MaeConfig) -> None:
         super().__init__()
         if mae.decoder_dim % mae.decoder_heads:
-            fits = [h for h in range(1, mae.decoder_dim + 1) if mae.decoder_dim % h == 0]
             raise InputError(
                 f"mae.decoder_heads = {mae.decoder_heads} does not divide mae.decoder_dim = {mae.decoder_dim}: use "
-                f"{min(fits, key=lambda h: abs(h - mae.decoder_heads))}"
+                f"{nearest_divisor(mae.decoder_dim, mae.decoder_heads)}"
             )
         self.config, self.mae, self.unit_DHW = config, mae, mae.unit_of(config)
         self.encoder = Encoder(config)
@@ -134,22 +133,23 @@ class MaskedAutoencoder(nn.Module):
         counts_BDHW: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Loss and prediction for a given mask. Nothing random, no transfer: what `torch.compile` is for."""
+        units_BGCDHW = cut_units(volume_BCDHW, grid)
         if self.mae.mode == "visible":
-            visible_BVE = self.decoder.join(self.encode_visible(volume_BCDHW, visible_BV, grid))
+            visible_BVE = self.decoder.join(self.encode_visible(units_BGCDHW, visible_BV, grid))
             B, V, E = visible_BVE.shape
             tokens_BGE = self.mask_token_E.to(visible_BVE.dtype).expand(B, grid.num_units, E)
             tokens_BGE = tokens_BGE.scatter(1, visible_BV[..., None].expand(B, V, E), visible_BVE)
         else:
             tokens_BGE = self.decoder.join(self.encode_dense(volume_BCDHW, is_hidden_BG, grid))
         pred_BMP = self.decoder(tokens_BGE, grid.grid_DHW, hidden_BM)
-        target_BMP = pick_units(to_units(volume_BCDHW, grid), hidden_BM)
+        target_BMP = pick_units(units_BGCDHW, hidden_BM).flatten(2)
         if self.mae.normalise_target:
             target_BMP = normalise_units(target_BMP)
         return hidden_mse(pred_BMP, target_BMP, self.counts_BMP(volume_BCDHW, hidden_BM, grid, counts_BDHW)), pred_BMP
 
-    def encode_visible(self, volume_BCDHW: Tensor, visible_BV: Tensor, grid: MaskUnitGrid) -> list[Tensor]:
+    def encode_visible(self, units_BGCDHW: Tensor, visible_BV: Tensor, grid: MaskUnitGrid) -> list[Tensor]:
         """[(B, V, c_s, E_s) for each stage s], from the voxels of the visible units alone."""
-        units_BVCDHW = pick_units(cut_units(volume_BCDHW, grid), visible_BV)
+        units_BVCDHW = pick_units(units_BGCDHW, visible_BV)
         feats = self.encoder.over_units(units_BVCDHW.flatten(0, 1), VisibleUnits(grid.grid_DHW, visible_BV))
         return [feats_MDHWE.view(*visible_BV.shape, -1, feats_MDHWE.shape[-1]) for feats_MDHWE in feats]
 

@@ -36,16 +36,13 @@ def _small(in_channels: int) -> NNFormerConfig:
 
 
 def _base(in_channels: int) -> NNFormerConfig:
-    return NNFormerConfig(
-        in_channels=in_channels,
+    return _four_stages(
+        in_channels,
         embed_dim=64,
-        depths=(2, 2, 2, 2),
         num_heads=(2, 4, 8, 16),
+        decoder_heads=(2, 4, 8),
         windows=(*_FOURS, (4, 4, 4)),
         stem_strides=((2, 2, 2), (1, 1, 1)),
-        down_strides=((2, 2, 2),) * 3,
-        decoder_depths=(2, 2, 2),
-        decoder_heads=(2, 4, 8),
         supervised_scales=2,
     )
 

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maetrain.masking.units import MaskUnitGrid, to_units
 from maetrain.models.config import Triple
 
 Published = Literal["no", "cubic", "acdc"]
@@ -184,12 +185,9 @@ def _rows_and_windows_Gc(
     ramp_DHW = _ramp_DHW(plan.size_DHW, row_strides(table_DHW, published=False))
     D, H, W = plan.size_DHW
     window_DHW = window_of_DHW(plan)[:D, :H, :W]
-    (a, b, c), (d, h, w) = (tuple(n // u for n, u in zip(plan.size_DHW, cells_DHW, strict=True)), cells_DHW)
-    by_unit = [
-        x.reshape(a, d, b, h, c, w).permute(0, 2, 4, 1, 3, 5).reshape(a * b * c, -1).to(device)
-        for x in (ramp_DHW, window_DHW)
-    ]
-    return by_unit[0], by_unit[1]
+    units = MaskUnitGrid(plan.size_DHW, cells_DHW)
+    rows_Gc, windows_Gc = (to_units(x[None, None], units)[0].to(device) for x in (ramp_DHW, window_DHW))
+    return rows_Gc, windows_Gc
 
 
 def gathered_index_BTT(

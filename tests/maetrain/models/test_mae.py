@@ -6,7 +6,15 @@ from torch import Tensor
 
 from data_shards.errors import InputError
 from maetrain.losses.reconstruction import normalise_units
-from maetrain.masking.units import MaskUnitGrid, from_units, sample_hidden_BG, split_units, spread_units, to_units
+from maetrain.masking.units import (
+    MaskUnitGrid,
+    cut_units,
+    from_units,
+    sample_hidden_BG,
+    split_units,
+    spread_units,
+    to_units,
+)
 from maetrain.models.encoder import Encoder
 from maetrain.models.mae import MaeConfig, MaskedAutoencoder, rebuilt_units
 from maetrain.models.mae_decoder import ToVoxels, sincos_positions_GE
@@ -34,7 +42,7 @@ def network(request: pytest.FixtureRequest) -> MaskedAutoencoder:
 def features(network: MaskedAutoencoder, volume: Tensor, is_hidden_BG: Tensor) -> list[Tensor]:
     if network.mae.mode == "dense":
         return network.encode_dense(volume, is_hidden_BG, GRID)
-    return network.encode_visible(volume, split_units(is_hidden_BG)[0], GRID)
+    return network.encode_visible(cut_units(volume, GRID), split_units(is_hidden_BG)[0], GRID)
 
 
 def test_what_hidden_voxels_hold_changes_no_feature_and_no_gradient_of_the_encoder(network: MaskedAutoencoder) -> None:

@@ -105,3 +105,14 @@ def test_a_crop_whose_windows_differ_is_refused() -> None:
     network = load_published(random_weights(CUBIC, (1, 2, 3)), CUBIC)
     with pytest.raises(ValueError, match=r"window here is \(4, 4, 4\).*needs \(2, 2, 2\)"):
         network(noise(1, 1, 8, 16, 16))
+
+
+def test_every_decoder_block_behind_the_first_is_shifted_in_the_published_network_alone() -> None:
+    arguments = PublishedArguments.model_validate(CUBIC | {"depths": (3, 2, 2, 2)})
+    published = published_config(arguments, (1, 2, 3))
+    with torch.device("meta"):
+        for config, want in (
+            (published, [True, True]),
+            (published.model_copy(update={"published": "no"}), [True, False]),
+        ):
+            assert [block.shifted for block in NNFormer(config, 3).decoder[0].blocks] == want
