@@ -1,8 +1,11 @@
-"""Strided convolutions as matrix products, where that is the faster way to the same numbers.
+"""Convolutions over channels-last maps, by the fastest of several ways to the same numbers.
 
 B batch, D H W tokens, E width in, K width out
 """
 
+from math import prod
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -17,7 +20,12 @@ def channels_first(map_BDHWE: Tensor) -> Tensor:
     return map_BDHWE.permute(0, 4, 1, 2, 3)
 
 
-class StridedConv(nn.Conv3d):
+# torch takes its slow kernel, on one thread and with another memory layout, for a single sample whose channels * D * H
+# are no more than this (`use_mkldnn` in ATen's Convolution.cpp, torch 2.13); two samples get the fast one
+SLOW_FOR_ONE = 20480
+
+
+class Conv(nn.Conv3d):
     """A padded convolution over channels-last maps: (B, D, H, W, E) -> (B, D', H', W', K).
 
     With few output tokens it gathers their neighbourhoods and multiplies once: convolution kernels reorder the whole
@@ -30,16 +38,33 @@ class StridedConv(nn.Conv3d):
 
     def forward(self, x_BDHWE: Tensor) -> Tensor:
         B, *size, E = x_BDHWE.shape
+        out_DHW = [
+            (n + 2 * p - k) // s + 1
+            for n, k, s, p in zip(size, self.kernel_size, self.stride, self.pads_DHW, strict=True)
+        ]
+        if B * prod(out_DHW) < E:
+            return self._as_product(x_BDHWE)
+        if B == 1 and out_DHW[0] % 2 == 0 and E * size[0] * size[1] <= SLOW_FOR_ONE and not x_BDHWE.is_cuda:
+            return self._as_two(x_BDHWE, out_DHW[0] // 2)
+        return channels_last(super().forward(channels_first(x_BDHWE)))
+
+    def _as_product(self, x_BDHWE: Tensor) -> Tensor:
         d, h, w = self.pads_DHW
-        outputs = B
-        for n, k, s, p in zip(size, self.kernel_size, self.stride, self.pads_DHW, strict=True):
-            outputs *= (n + 2 * p - k) // s + 1
-        if outputs >= E:
-            return channels_last(super().forward(channels_first(x_BDHWE)))
         patches = F.pad(x_BDHWE, (0, 0, w, w, h, h, d, d))
         for axis, (k, s) in enumerate(zip(self.kernel_size, self.stride, strict=True), start=1):
             patches = patches.unfold(axis, k, s)
         return F.linear(patches.flatten(4), self.weight.flatten(1), self.bias)
+
+    def _as_two(self, x_1DHWE: Tensor, half: int) -> Tensor:
+        """The sample's upper and lower half as a batch of two, `half` output slices each."""
+        d, h, w = self.pads_DHW
+        k, s = self.kernel_size[0], self.stride[0]
+        halves_2EDHW = (
+            F.pad(x_1DHWE, (0, 0, 0, 0, 0, 0, d, d)).unfold(1, s * (half - 1) + k, s * half)[0].permute(0, 3, 4, 1, 2)
+        )
+        halves_2EDHW = halves_2EDHW.contiguous(memory_format=torch.channels_last_3d)
+        out_2KDHW = F.conv3d(halves_2EDHW, self.weight, self.bias, self.stride, (0, h, w))
+        return channels_last(out_2KDHW).flatten(0, 1)[None]
 
 
 class Expand(nn.ConvTranspose3d):

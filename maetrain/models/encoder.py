@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from data_shards.errors import InputError
 from maetrain.models.blocks import WindowBlock
 from maetrain.models.config import NNFormerConfig, Triple
-from maetrain.models.convolution import StridedConv, channels_first, channels_last
+from maetrain.models.convolution import Conv, channels_first, channels_last
 from maetrain.models.windows import VisibleUnits
 
 
@@ -36,17 +36,14 @@ class StemBlock(nn.Module):
 
     def __init__(self, in_width: int, width: int, stride: Triple, activated: bool) -> None:
         super().__init__()
-        self.conv1 = nn.Conv3d(in_width, width, 3, stride, padding=1)
+        self.conv1 = Conv(in_width, width, (3, 3, 3), stride, (1, 1, 1))
         self.norm1 = nn.LayerNorm(width)
-        self.conv2 = nn.Conv3d(width, width, 3, 1, padding=1)
+        self.conv2 = Conv(width, width, (3, 3, 3), (1, 1, 1), (1, 1, 1))
         self.norm2 = nn.LayerNorm(width) if activated else None
 
-    def forward(self, x_BCDHW: Tensor) -> Tensor:
-        x = channels_first(self.norm1(channels_last(F.gelu(self.conv1(x_BCDHW)))))
-        x = self.conv2(x)
-        if self.norm2 is not None:
-            x = channels_first(self.norm2(channels_last(F.gelu(x))))
-        return x
+    def forward(self, x_BDHWE: Tensor) -> Tensor:
+        x_BDHWE = self.conv2(self.norm1(F.gelu(self.conv1(x_BDHWE))))
+        return x_BDHWE if self.norm2 is None else self.norm2(F.gelu(x_BDHWE))
 
 
 class Stem(nn.Module):
@@ -60,8 +57,8 @@ class Stem(nn.Module):
         self.norm = nn.LayerNorm(full)
 
     def forward(self, volume_BCDHW: Tensor) -> Tensor:
-        x = volume_BCDHW.contiguous(memory_format=torch.channels_last_3d)
-        return self.norm(channels_last(self.block2(self.block1(x))))
+        x_BDHWC = channels_last(volume_BCDHW.contiguous(memory_format=torch.channels_last_3d))
+        return self.norm(self.block2(self.block1(x_BDHWC)))
 
 
 class Downsample(nn.Module):
@@ -73,7 +70,7 @@ class Downsample(nn.Module):
         d, h, w = (3 if s > 1 else 1 for s in stride)
         padding = (0 if config.drops_odd_depth(stage) else d // 2, h // 2, w // 2)
         self.norm = nn.LayerNorm(width)
-        self.conv = StridedConv(width, 2 * width, (d, h, w), stride, padding)
+        self.conv = Conv(width, 2 * width, (d, h, w), stride, padding)
 
     def forward(self, x_BDHWE: Tensor) -> Tensor:
         return self.conv(self.norm(F.gelu(x_BDHWE)))

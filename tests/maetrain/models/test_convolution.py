@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from maetrain.models.config import Triple
-from maetrain.models.convolution import Expand, StridedConv, channels_first, channels_last
+from maetrain.models.convolution import SLOW_FOR_ONE, Conv, Expand, channels_first, channels_last
 
 from ..small import noise
 
@@ -17,12 +17,16 @@ from ..small import noise
         ((5, 4, 3), (3, 3, 3), (2, 2, 2), (1, 1, 1), "odd: a product"),
         ((4, 6, 5), (1, 3, 3), (1, 2, 2), (0, 1, 1), "no stride along D: a convolution"),
         ((7, 4, 4), (3, 3, 3), (2, 2, 2), (0, 1, 1), "no padding along D"),
-        ((12, 12, 12), (3, 3, 3), (2, 2, 2), (1, 1, 1), "many outputs: a convolution"),
+        ((12, 12, 12), (3, 3, 3), (2, 2, 2), (1, 1, 1), "many outputs: two halves"),
+        ((12, 12, 12), (3, 3, 3), (1, 1, 1), (1, 1, 1), "halves that overlap"),
+        ((10, 12, 12), (3, 3, 3), (2, 2, 2), (1, 1, 1), "an odd number of output slices: whole"),
+        ((13, 8, 8), (3, 3, 3), (2, 2, 2), (0, 1, 1), "halves of an odd size without padding along D"),
+        ((32, 32, 4), (3, 3, 3), (2, 2, 2), (1, 1, 1), "large enough for torch's fast kernel"),
     ],
 )
-def test_strided_conv(size: Triple, kernel: Triple, stride: Triple, padding: Triple, remark: str) -> None:
+def test_conv_is_torchs_convolution(size: Triple, kernel: Triple, stride: Triple, padding: Triple, remark: str) -> None:
     torch.manual_seed(0)
-    conv = StridedConv(24, 48, kernel, stride, padding)
+    conv = Conv(24, 48, kernel, stride, padding)
     x = noise(1, *size, 24).requires_grad_()
     want = channels_last(F.conv3d(channels_first(x), conv.weight, conv.bias, stride, padding))
     got = conv(x)
@@ -49,3 +53,15 @@ def test_expand_is_a_transposed_convolution(stride: Triple, want_size: Triple, o
     short: Triple = tuple(n - 1 for n in want_size)  # type: ignore[assignment]
     cut = want[:, :, : short[0], : short[1], : short[2]]
     torch.testing.assert_close(channels_first(expand(x, short)), cut, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("batch", "size", "halves"), [(1, (12, 12, 12), True), (2, (12, 12, 12), False), (1, (32, 32, 4), False)]
+)
+def test_only_a_small_single_sample_is_cut_in_halves(batch: int, size: Triple, halves: bool) -> None:
+    conv, seen = Conv(24, 48, (3, 3, 3), (1, 1, 1), (1, 1, 1)), []
+    assert (batch == 1 and 24 * size[0] * size[1] <= SLOW_FOR_ONE) is halves
+    as_two = conv._as_two
+    conv._as_two = lambda x, half: seen.append(half) or as_two(x, half)  # type: ignore[method-assign, func-returns-value]
+    conv(noise(batch, *size, 24))
+    assert seen == ([size[0] // 2] if halves else [])
