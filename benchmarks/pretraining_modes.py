@@ -141,7 +141,8 @@ def main() -> None:
         f"pretraining step: dense {speed['dense']:.2f} s, visible {speed['visible']:.2f} s, "
         f"{speed['dense'] / speed['visible']:.1f}x.",
         "",
-        f"Overrides of recipe `{arguments.recipe}`: `{' '.join(arguments.overrides)}`. {describe(torch.device('cpu'))}.",
+        f"Overrides of recipe `{arguments.recipe}`: `{' '.join(arguments.overrides)}`.",
+        f"{describe(torch.device('cpu'))}.",
         "",
     ]
     text = "\n".join([*heading, *lines, ""])

@@ -58,7 +58,7 @@ def run_demo(config: RunConfig, data: Path | None, out: Path, address: str | Non
             parent.dataset(tar_index.name, tar_index.sha256, str(tar_index.root), "finetune")
             if "mae" in arms:
                 handover = make_encoder(config, index, stage, pool, resources, tracking, timings)
-                check_encoder(tar_index, split, config.model, handover)
+                check_encoder(tar_index, split, config, handover)
                 arms["mae"] = str(handover)
             # labelled volumes come out of the other format: both are read for real
             page = compare_arms(config, tar_index, archive, split, arms, out, resources, parent, tracking, timings)

@@ -11,7 +11,6 @@ from data_shards.splits import Split
 from maetrain.checkpoint.handover import PoolScan, check_fits, read_pool
 from maetrain.finetune.config import FinetuneJob
 from maetrain.finetune.job import JobResult
-from maetrain.models.config import NNFormerConfig
 from maetrain.recipes.config import RunConfig
 from maetrain.recipes.load import explained
 from maetrain.report.inputs import Curve, Overlap, Picture, PretrainCurve, Quarantined, ReportInputs
@@ -28,9 +27,10 @@ def overlap(index: ShardIndex, split: Split, pool: Sequence[PoolScan]) -> Overla
     )
 
 
-def check_encoder(index: ShardIndex, split: Split, model: NNFormerConfig, handover: Path) -> None:
+def check_encoder(index: ShardIndex, split: Split, config: RunConfig, handover: Path) -> None:
     """InputError where the encoder does not fit the network and the data, or has seen a test person."""
-    check_fits(handover, model, index.preprocess.model_dump(mode="json"), index.channel_names)
+    preprocess, other_channels = index.preprocess.model_dump(mode="json"), config.finetune.pretrained_channels
+    check_fits(handover, config.model, preprocess, index.channel_names, other_channels)
     check_overlap(index, split, handover)
 
 

@@ -22,15 +22,17 @@ from data_shards.formats.index import ShardIndex
 from data_shards.loading.labelled import LabelledCase, load_labelled
 from data_shards.splits import Split
 from maetrain.checkpoint.handover import read_handover
-from maetrain.finetune.config import FinetuneJob
+from maetrain.finetune.config import FinetuneConfig, FinetuneJob
 from maetrain.finetune.job import JobResult, read_result, run_job
 from maetrain.recipes.config import RunConfig
 from maetrain.tracking.tracker import NullTracker, Tracker
 
+_PRETRAINED = {name for name in FinetuneConfig.model_fields if name.startswith("pretrained_")}
+
 
 def job_stage(out: Path, job: FinetuneJob, config: RunConfig, index: ShardIndex, split: Split) -> Stage:
     """All that a job's scores depend on; the handover counts by its weights, not by its folder."""
-    other_rate = "learning_rate" if job.handover else "pretrained_learning_rate"
+    of_other_arms = {"learning_rate"} if job.handover else _PRETRAINED
     inputs = {
         "shard_index_sha256": index.sha256,
         "budget": job.budget,
@@ -41,7 +43,7 @@ def job_stage(out: Path, job: FinetuneJob, config: RunConfig, index: ShardIndex,
         "monitor_subjects": list(split.monitor),
         "handover_sha256": read_handover(Path(job.handover)).weights_sha256 if job.handover else None,
         "model": config.model.model_dump(mode="json"),
-        "finetune": config.finetune.model_dump(mode="json", exclude={"log_every", other_rate}),
+        "finetune": config.finetune.model_dump(mode="json", exclude={"log_every"} | of_other_arms),
         "tolerance_mm": config.evaluate.tolerance_mm,
         "max_test_cases": config.sweep.max_test_cases,
     }

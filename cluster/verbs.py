@@ -80,7 +80,7 @@ def run_sweep_verb(
     if "mae" in arms:
         if handover is None:
             raise InputError("the arm `mae` needs an encoder: give --handover, or sweep.arms=[scratch]")
-        check_encoder(index, split, config.model, handover)
+        check_encoder(index, split, config, handover)
         arms["mae"] = str(handover.resolve())
     plan_jobs(index, split, config.sweep.budgets, config.sweep.seeds, arms)
     with ray_session(address, config.cluster.object_store_mib) as resources:

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -20,6 +21,10 @@ from maetrain.checkpoint.fingerprint import differences
 from maetrain.models.config import NNFormerConfig, Triple
 
 WEIGHTS, CONTRACT, POOL = "encoder.safetensors", "contract.json", "pool.json"
+# the only encoder weight whose shape follows from the number of input channels
+STEM = "encoder.stem.block1.conv1.weight"
+
+OtherChannels = Literal["refuse", "mean", "repeat"]
 
 
 class EncoderHandover(BaseModel):
@@ -55,14 +60,23 @@ class Pool(RootModel[list[PoolScan]]):
 
 
 class HandoverReport(NamedTuple):
-    """Names of the segmentation network that were filled, those that start anew, and weights nobody took."""
+    """Names of the segmentation network that were filled, those that start anew, and weights nobody took.
+
+    `channels` says how the input channels were brought together where their number differs, else it is empty.
+    """
 
     matched: tuple[str, ...]
     new: tuple[str, ...]
     unused: tuple[str, ...]
+    channels: str = ""
 
     def line(self) -> str:
-        return f"{len(self.matched)} tensors from pretraining, {len(self.new)} new, {len(self.unused)} unused"
+        counts = f"{len(self.matched)} tensors from pretraining, {len(self.new)} new, {len(self.unused)} unused"
+        return f"{counts}; {self.channels}" if self.channels else counts
+
+    def to_json(self) -> str:
+        """Every name, for the file beside a finetuned model."""
+        return json.dumps(self._asdict(), indent=1)
 
 
 def write_handover(
@@ -107,8 +121,17 @@ def read_pool(folder: Path) -> list[PoolScan]:
         raise InputError(f"{path}: not a list of scans: {error}; export it again") from None
 
 
-def check_fits(folder: Path, model: NNFormerConfig, preprocess: dict, channel_names: tuple[str, ...]) -> None:
-    """InputError where the encoder was made for another network or other data than the ones it shall go to."""
+def check_fits(
+    folder: Path,
+    model: NNFormerConfig,
+    preprocess: dict,
+    channel_names: tuple[str, ...],
+    other_channels: OtherChannels = "refuse",
+) -> None:
+    """InputError where the encoder was made for another network or other data than the ones it shall go to.
+
+    Channels may differ in number and name where `other_channels` says how they are brought together.
+    """
     handover = read_handover(folder)
     own = {"model": model.encoder_settings(), "preprocess": preprocess, "channels": list(channel_names)}
     given = {
@@ -116,17 +139,39 @@ def check_fits(folder: Path, model: NNFormerConfig, preprocess: dict, channel_na
         "preprocess": handover.preprocess,
         "channels": list(handover.channel_names),
     }
+    way_out = "use its pretraining run's, or pretrain anew"
+    if given["channels"] != own["channels"] or given["model"]["in_channels"] != own["model"]["in_channels"]:
+        way_out += "; for other channels set finetune.pretrained_channels=mean or repeat"
+    if other_channels != "refuse":
+        given["channels"] = own["channels"]
+        given["model"]["in_channels"] = own["model"]["in_channels"]
     if changed := differences(given, own):
-        raise InputError(
-            f"{folder}: made for other settings ({'; '.join(changed)}); use its pretraining run's, or pretrain anew"
-        )
+        raise InputError(f"{folder}: made for other settings ({'; '.join(changed)}); {way_out}")
 
 
-def load_encoder(folder: Path, network: nn.Module) -> HandoverReport:
+def with_channels(weight_KCDHW: Tensor, channels: int, how: Literal["mean", "repeat"]) -> Tensor:
+    """The stem's first weight for another number of input channels: (K, C, d, h, w) -> (K, `channels`, d, h, w).
+
+    mean: every channel gets the mean of the pretrained ones. repeat: channel c gets the pretrained channel c mod C; of
+    fewer channels, c gets all pretrained ones that are c modulo their number. Both are scaled so that one image given
+    to all channels gets the response it got in pretraining.
+    """
+    K, C, *kernel = weight_KCDHW.shape
+    if how == "mean":
+        return weight_KCDHW.sum(1, keepdim=True).expand(K, channels, *kernel) / channels
+    if channels < C:
+        return torch.stack([weight_KCDHW[:, c::channels].sum(1) for c in range(channels)], dim=1)
+    taken_from = torch.arange(channels) % C
+    shares = torch.bincount(taken_from, minlength=C)[taken_from]
+    return weight_KCDHW[:, taken_from] / shares.view(1, -1, 1, 1, 1)
+
+
+def load_encoder(folder: Path, network: nn.Module, other_channels: OtherChannels = "refuse") -> HandoverReport:
     """Fills the encoder of a segmentation network from a handover.
 
-    InputError where the weights are no safetensors, and where no tensor fits: then the two networks have nothing
-    in common, and a "pretrained" arm would quietly be a second scratch arm.
+    InputError where the weights are no safetensors, where the number of input channels differs and `other_channels`
+    does not say what to do, and where no tensor fits: then the two networks have nothing in common, and a "pretrained"
+    arm would quietly be a second scratch arm.
     """
     handover = read_handover(folder)
     try:
@@ -134,9 +179,18 @@ def load_encoder(folder: Path, network: nn.Module) -> HandoverReport:
     except SafetensorError as error:
         raise InputError(f"{folder / WEIGHTS}: not a safetensors file ({error}); export it again") from None
     own = network.state_dict()
-    matched, unused = {}, []
+    matched, unused, channels = {}, [], ""
     for source, tensor in weights.items():
         target = handover.key_map.get(source, "")
+        if target == STEM and STEM in own and _differ_in_channels_alone(tensor, own[STEM]):
+            have, want = tensor.shape[1], own[STEM].shape[1]
+            if other_channels == "refuse":
+                raise InputError(
+                    f"{folder}: an encoder for {have} input channels, the network has {want}: set "
+                    "finetune.pretrained_channels=mean or repeat"
+                )
+            tensor = with_channels(tensor, want, other_channels)
+            channels = f"{have} -> {want} input channels by {other_channels}"
         if target in own and own[target].shape == tensor.shape:
             matched[target] = tensor
         else:
@@ -149,4 +203,9 @@ def load_encoder(folder: Path, network: nn.Module) -> HandoverReport:
         )
     network.load_state_dict(matched, strict=False)
     new = tuple(name for name in own if name not in matched)
-    return HandoverReport(tuple(sorted(matched)), new, tuple(sorted(unused)))
+    return HandoverReport(tuple(sorted(matched)), new, tuple(sorted(unused)), channels)
+
+
+def _differ_in_channels_alone(a_KCDHW: Tensor, b_KCDHW: Tensor) -> bool:
+    a, b = a_KCDHW.shape, b_KCDHW.shape
+    return len(a) == len(b) == 5 and a[1] != b[1] and (a[0], *a[2:]) == (b[0], *b[2:])

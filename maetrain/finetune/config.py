@@ -1,8 +1,11 @@
-"""Settings of a finetune job; the same for every arm but for the learning rate."""
+"""Settings of a finetune job; the same for every arm but for the learning rates and what a handover needs."""
+
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from data_shards.loading.augment import AugmentConfig
+from maetrain.checkpoint.handover import OtherChannels
 from maetrain.models.config import Triple
 
 
@@ -17,9 +20,20 @@ class FinetuneConfig(BaseModel):
     batch: int = Field(2, ge=1, description="crops per step")
     learning_rate: float = Field(3e-3, gt=0, description="peak AdamW learning rate from random weights")
     pretrained_learning_rate: float = Field(3e-3, gt=0, description="peak AdamW learning rate from a handover")
+    pretrained_layer_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="from a handover: learning rate of each encoder block over that of the block above; 1 = off",
+    )
+    pretrained_channels: OtherChannels = Field(
+        "refuse",
+        description="from a handover for another number of input channels: mean or repeat of its first weights",
+    )
     warmup_steps: int = Field(15, ge=0, description="steps of linear warm-up before the cosine decay")
     weight_decay: float = Field(1e-2, ge=0, description="AdamW weight decay")
     clip_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="of training: fp32, or bf16 autocast")
     foreground_share: float = Field(0.5, ge=0, le=1, description="share of crops centred on a labelled voxel")
     augment: AugmentConfig = Field(AugmentConfig(), description="augmentation of training crops")
     monitor_every: int = Field(30, ge=1, description="steps between Dice measurements on the monitor persons")

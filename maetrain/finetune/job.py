@@ -2,7 +2,7 @@
 
 All its results lie in one folder; `result.json` is written last, so a job is finished exactly when it is there.
 
-    model/  scores.csv  overlay.png  result.json
+    model/  scores.csv  overlay.png  result.json  transfer.json (from a handover: every tensor's name and fate)
 """
 
 import json
@@ -27,7 +27,7 @@ from maetrain.finetune.train import finetune
 from maetrain.models.config import NNFormerConfig
 from maetrain.tracking.tracker import Tracker
 
-RESULT = "result.json"
+RESULT, TRANSFER = "result.json", "transfer.json"
 
 
 class JobResult(BaseModel):
@@ -75,6 +75,9 @@ def run_job(
         made_by={"budget": str(job.budget), "arm": job.arm, "seed": str(job.seed)},
     )
     save_model(folder / "model", trained.network, contract)
+    if trained.handover:
+        write_atomically(folder / TRANSFER, trained.handover.to_json())
+        tracker.file(folder / TRANSFER)
     picture = folder / "overlay.png"
 
     def draw_first(case: ArchiveCase, image: np.ndarray, label: np.ndarray, predicted: np.ndarray) -> None:

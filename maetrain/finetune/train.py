@@ -15,6 +15,7 @@ from data_shards.order.streams import stream_seed
 from maetrain.checkpoint.handover import HandoverReport, load_encoder
 from maetrain.evaluate.predict import probabilities_KDHW
 from maetrain.finetune.config import FinetuneConfig, FinetuneJob
+from maetrain.finetune.layers import layer_groups
 from maetrain.losses.segmentation import DeepSupervisionLoss
 from maetrain.models.config import NNFormerConfig
 from maetrain.models.segmentation import NNFormer
@@ -65,11 +66,13 @@ def finetune(
     """
     torch.manual_seed(stream_seed(job.seed, "finetune-init"))
     network = NNFormer(model, num_classes)
-    report = load_encoder(Path(job.handover), network) if job.handover else None
+    report, peak, layer_decay = None, config.learning_rate, 1.0
+    if job.handover:
+        report = load_encoder(Path(job.handover), network, config.pretrained_channels)
+        peak, layer_decay = config.pretrained_learning_rate, config.pretrained_layer_decay
     network.to(device)
-    peak = config.pretrained_learning_rate if job.handover else config.learning_rate
     optimizer = torch.optim.AdamW(
-        network.parameters(), lr=peak, betas=(0.9, 0.95), weight_decay=config.weight_decay, fused=True
+        layer_groups(network, layer_decay), lr=peak, betas=(0.9, 0.95), weight_decay=config.weight_decay, fused=True
     )
     criterion = DeepSupervisionLoss()
     data_seed = stream_seed(job.seed, "finetune-data", job.budget)
@@ -80,17 +83,20 @@ def finetune(
     for step in range(config.steps):
         network.train()
         torch.manual_seed(stream_seed(job.seed, "finetune-drop-path", step))
+        learning_rate = warmup_cosine(step, peak, config.warmup_steps, config.steps)
         for group in optimizer.param_groups:
-            group["lr"] = warmup_cosine(step, peak, config.warmup_steps, config.steps)
+            group["lr"] = learning_rate * group["rate_scale"]
         batch = next(batches)
-        loss = criterion(network(batch.image_BCDHW.to(device)), batch.label_BDHW.to(device))
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            logits = network(batch.image_BCDHW.to(device))
+        loss = criterion([scale.float() for scale in logits], batch.label_BDHW.to(device))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
         optimizer.step()
         done = step + 1
         if done % config.log_every == 0 or done == config.steps:
-            on_metrics({"train_loss": float(loss.detach()), "learning_rate": optimizer.param_groups[0]["lr"]}, done)
+            on_metrics({"train_loss": float(loss.detach()), "learning_rate": learning_rate}, done)
         if done % config.monitor_every == 0 or done == config.steps:
             steps.append(done)
             dice.append(monitor(network, monitor_cases, config))

@@ -48,6 +48,11 @@ class MaskUnitGrid:
     def num_hidden(self, ratio: float) -> int:
         """round(ratio * G); InputError where that leaves no hidden or no visible unit."""
         hidden = round(ratio * self.num_units)
+        if self.num_units == 1:
+            raise InputError(
+                f"crop {self.crop_DHW} is a single mask unit: one must stay hidden and one visible; use a crop of "
+                f"{2 * self.unit_DHW[0]} along D, or a smaller mask unit"
+            )
         if not 0 < hidden < self.num_units:
             low, high = 1 / self.num_units, 1 - 1 / self.num_units
             raise InputError(

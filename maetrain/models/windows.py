@@ -107,14 +107,13 @@ def from_heads(out_BNhTF: Tensor, plan: WindowPlan) -> Tensor:
 
 def window_of_DHW(plan: WindowPlan) -> Tensor:
     """Long (D, H, W) of the padded map: which tokens share a window; those a shift wrapped around count apart."""
-    places = [
-        (torch.arange(n) - shift).div(w, rounding_mode="floor") + 1
-        for n, w, shift in zip(plan.padded_DHW, plan.window_DHW, plan.shift_DHW, strict=True)
-    ]
-    _, nH, nW = (int(p.max()) + 1 for p in places)
-    return (places[0][:, None, None] * nH + places[1][:, None]) * nW + places[2]
+    sizes = list(zip(plan.padded_DHW, plan.window_DHW, plan.shift_DHW, strict=True))
+    d, h, w = ((torch.arange(n) - shift).div(w, rounding_mode="floor") + 1 for n, w, shift in sizes)
+    _, nH, nW = ((n - 1 - shift) // w + 2 for n, w, shift in sizes)
+    return (d[:, None, None] * nH + h[:, None]) * nW + w
 
 
+@torch.compiler.assume_constant_result
 @lru_cache(maxsize=256)
 def visibility_mask_NTT(plan: WindowPlan, device: torch.device) -> Tensor:
     """Bool (N, T, T), True = the row's token may attend to the column's token.
@@ -157,6 +156,7 @@ def _ramp_DHW(size_DHW: Triple, strides: Triple) -> Tensor:
     return i[:, None, None] + j[:, None] + k
 
 
+@torch.compiler.assume_constant_result
 @lru_cache(maxsize=256)
 def relative_index_TT(window_DHW: Triple, table_DHW: Triple, device: torch.device, published: bool = False) -> Tensor:
     """Long (T, T): the row of the bias table for each pair of tokens of a window.
@@ -177,6 +177,7 @@ class VisibleUnits(NamedTuple):
     index_BV: Tensor
 
 
+@torch.compiler.assume_constant_result
 @lru_cache(maxsize=256)
 def _rows_and_windows_Gc(
     plan: WindowPlan, table_DHW: Triple, cells_DHW: Triple, device: torch.device

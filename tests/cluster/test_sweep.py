@@ -59,6 +59,8 @@ def test_what_shapes_a_jobs_scores_makes_it_another_job(
         "cluster.pretrain_workers=1",
         "finetune.log_every=7",
         "finetune.pretrained_learning_rate=0.1",  # the job starts from random weights
+        "finetune.pretrained_layer_decay=0.5",
+        "finetune.pretrained_channels=mean",
     ],
 )
 def test_what_does_not_leaves_it_the_same_job(tmp_path: Path, index: ShardIndex, split: Split, override: str) -> None:

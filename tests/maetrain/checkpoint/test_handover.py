@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from data_shards.errors import InputError
 from maetrain.checkpoint.commit import sha256_file
@@ -19,13 +20,14 @@ from maetrain.checkpoint.handover import (
     load_encoder,
     read_handover,
     read_pool,
+    with_channels,
     write_handover,
 )
 from maetrain.models.config import NNFormerConfig
 from maetrain.models.encoder import Encoder
 from maetrain.models.segmentation import NNFormer
 
-from ..small import SMALL
+from ..small import SMALL, noise
 
 SCANS = [PoolScan(case="c1", subject="anna", voxel_sha256="1" * 64)]
 
@@ -147,11 +149,50 @@ def test_a_handover_that_fits_no_weight_is_refused_with_its_widths(tmp_path: Pat
         load_encoder(tmp_path, NNFormer(other, 3))
 
 
-def test_a_network_with_other_channels_takes_the_rest_and_reports_it(tmp_path: Path) -> None:
+def test_a_network_with_another_window_takes_the_rest_and_reports_it(tmp_path: Path) -> None:
     weights = hand_over(tmp_path)
-    report = load_encoder(tmp_path, NNFormer(SMALL.model_copy(update={"in_channels": 2}), 3))
-    assert report.unused == ("stem.block1.conv1.weight",)
-    assert len(report.matched) == len(weights) - 1 and "encoder.stem.block1.conv1.weight" in report.new
+    report = load_encoder(tmp_path, NNFormer(SMALL.model_copy(update={"windows": ((3, 3, 3), *SMALL.windows[1:])}), 3))
+    tables = tuple(f"stages.0.blocks.{i}.attn.bias.table" for i in range(2))
+    assert report.unused == tables and len(report.matched) == len(weights) - 2
+    assert {f"encoder.{name}" for name in tables} < set(report.new)
+    assert json.loads(report.to_json())["unused"] == list(tables)
+
+
+@pytest.mark.parametrize("how", ["mean", "repeat"])
+@pytest.mark.parametrize(("have", "want"), [(1, 4), (4, 1), (2, 3), (3, 2), (2, 4)])
+def test_one_image_in_all_channels_gets_the_response_it_got_in_pretraining(have: int, want: int, how: str) -> None:
+    weight, image = noise(5, have, 3, 3, 3), noise(1, 1, 4, 4, 4, seed=1)
+    fitted = with_channels(weight, want, how)  # type: ignore[arg-type]
+    before = F.conv3d(image.expand(1, have, 4, 4, 4), weight)
+    torch.testing.assert_close(F.conv3d(image.expand(1, want, 4, 4, 4), fitted), before)
+
+
+def test_mean_treats_channels_alike_and_repeat_tells_them_apart() -> None:
+    weight = torch.arange(2.0).view(1, 2, 1, 1, 1)  # the pretrained channels hold 0 and 1
+    assert with_channels(weight, 4, "mean").flatten().tolist() == [0.25] * 4
+    assert with_channels(weight, 4, "repeat").flatten().tolist() == [0, 0.5, 0, 0.5]
+    assert with_channels(weight, 3, "repeat").flatten().tolist() == [0, 1, 0]
+    three = torch.tensor([1.0, 10, 100]).view(1, 3, 1, 1, 1)
+    assert with_channels(three, 2, "repeat").flatten().tolist() == [101, 10]
+
+
+def test_an_encoder_for_other_channels_is_refused_unless_told_how_to_fit_it(tmp_path: Path) -> None:
+    weights = hand_over(tmp_path)
+    two = SMALL.model_copy(update={"in_channels": 2})
+    preprocess = read_handover(tmp_path).preprocess
+    with pytest.raises(InputError, match="channels.*set finetune.pretrained_channels=mean or repeat"):
+        check_fits(tmp_path, two, preprocess, ("T1", "T2"))
+    with pytest.raises(InputError, match="1 input channels, the network has 2: set finetune.pretrained_channels"):
+        load_encoder(tmp_path, NNFormer(two, 3))
+    check_fits(tmp_path, two, preprocess, ("T1", "T2"), "mean")
+    with pytest.raises(InputError, match="model.mlp_ratio"):
+        check_fits(tmp_path, two.model_copy(update={"mlp_ratio": 2.0}), preprocess, ("T1", "T2"), "mean")
+    network = NNFormer(two, 3)
+    report = load_encoder(tmp_path, network, "mean")
+    assert report.unused == () and len(report.matched) == len(weights)
+    assert report.line().endswith("0 unused; 1 -> 2 input channels by mean")
+    got = network.state_dict()["encoder.stem.block1.conv1.weight"]
+    torch.testing.assert_close(got, weights["stem.block1.conv1.weight"].expand(-1, 2, -1, -1, -1) / 2)
 
 
 @pytest.mark.parametrize("key", ["key_map", "architecture", "weights_sha256"])

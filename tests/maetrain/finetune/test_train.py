@@ -116,3 +116,38 @@ def test_mean_dice_counts_foreground_classes_one_by_one() -> None:
 def test_the_folder_of_a_handover_that_is_gone_is_named(cases: list[LabelledCase], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no encoder handover"):
         run(job("mae", handover=str(tmp_path / "gone")), cases)
+
+
+def test_layer_decay_slows_the_encoder_of_a_pretrained_arm_and_never_that_of_scratch(
+    cases: list[LabelledCase], handover: str
+) -> None:
+    decayed = SHORT.model_copy(update={"pretrained_layer_decay": 0.01})
+    stem, head = "encoder.stem.block1.conv1.weight", "heads.0.conv.weight"
+    start = SHORT.model_copy(update={"steps": 1, "learning_rate": 1e-30, "pretrained_learning_rate": 1e-30})
+    for what, is_slowed in ((job(), False), (job("mae", handover=handover), True)):
+        before, plain, slow = (run(what, cases, config).network.state_dict() for config in (start, SHORT, decayed))
+        assert torch.equal(plain[stem], slow[stem]) is not is_slowed
+        if is_slowed:
+            assert (slow[stem] - before[stem]).abs().max() < 1e-6 < (plain[stem] - before[stem]).abs().max()
+            assert (slow[head] - before[head]).abs().max() > 1e-4
+
+
+def test_bf16_autocast_learns_as_fp32_does_and_keeps_fp32_weights(cases: list[LabelledCase]) -> None:
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        heard: list[float] = []
+        config = CONFIG.model_copy(update={"precision": precision})
+        trained = finetune(
+            job(),
+            SMALL,
+            config,
+            3,
+            cases,
+            cases[:1],
+            CPU,
+            lambda m, _, heard=heard: heard.append(m.get("train_loss", 0)),
+        )
+        losses[precision] = np.array([loss for loss in heard if loss])
+        assert all(p.dtype == torch.float32 for p in trained.network.parameters())
+    assert not np.array_equal(losses["fp32"], losses["bf16"]), "bf16 computes in fewer digits"
+    assert np.abs(losses["fp32"] - losses["bf16"])[:5].max() < 0.02

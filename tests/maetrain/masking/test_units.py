@@ -102,6 +102,12 @@ def test_a_ratio_that_leaves_nothing_hidden_or_nothing_visible_is_refused(ratio:
         sample_hidden_BG(GRID, torch.tensor([0]), ratio)
 
 
+def test_a_crop_of_a_single_unit_is_refused_with_one_that_works() -> None:
+    with pytest.raises(InputError, match="single mask unit.*use a crop of 32 along D"):
+        sample_hidden_BG(MaskUnitGrid((16, 16, 16), (16, 16, 16)), torch.tensor([0]), 0.5)
+    assert sample_hidden_BG(MaskUnitGrid((32, 16, 16), (16, 16, 16)), torch.tensor([0]), 0.5).sum() == 1
+
+
 @pytest.mark.parametrize("ratio", [0.1, 0.5, 0.75, 0.9])
 def test_blocks_hide_the_exact_number_and_depend_on_the_samples_seed_alone(ratio: float) -> None:
     grid = MaskUnitGrid((32, 48, 40), (8, 8, 8))

@@ -1,0 +1,329 @@
+"""Step time, memory and arithmetic of our networks beside MONAI's, in one run on the same crops.
+
+    python -m benchmarks.model                                         # CPU, fp32, Tumor variant, 64^3, batch 1
+    python -m benchmarks.model --crop 128 --only dense visible
+    python -m benchmarks.model --device cuda --precision bf16 --crop 128 --batch 4 --write benchmarks/results/model.md
+
+A step is forward, backward and AdamW. Rounds go over all networks in turn, so that what else the machine does falls on
+all of them; ratios are taken inside a round. Needs torch and MONAI; no Ray, DeepSpeed or MLflow.
+
+- dense, visible: masked autoencoder of the variant, 75 % hidden, mask unit = total stride, decoder as by default
+- segmentation: the variant's segmentation network
+- swinunetr: MONAI SwinUNETR, feature size 36 (35 M parameters; for other variants another size is nearer)
+- maevit: MONAI MaskedAutoEncoderViT, hidden 384, patch 16, 12 + 4 layers, 75 % hidden
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from multiprocessing.queues import Queue
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.machine import describe
+from maetrain.models.config import Triple
+from maetrain.models.mae import MaeConfig, MaskedAutoencoder
+from maetrain.models.segmentation import NNFormer
+from maetrain.models.sizes import CONFIGS
+
+NAMES = ("dense", "visible", "segmentation", "swinunetr", "maevit")
+RATIO = 0.75
+PRECISIONS = ("fp32", "bf16", "bf16-weights")
+
+
+class Case(NamedTuple):
+    """What is measured: one network on one kind of input."""
+
+    name: str
+    variant: str
+    crop_DHW: Triple
+    batch: int
+    channels: int
+    precision: str
+    device: str
+    compiled: bool
+
+    @property
+    def autocast(self) -> AbstractContextManager:
+        return torch.autocast(self.device, torch.bfloat16) if self.precision == "bf16" else nullcontext()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.precision == "bf16-weights" else torch.float32
+
+
+def build(case: Case) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    """A network and its loss: the real one of a masked autoencoder, the mean square of all outputs otherwise."""
+    torch.manual_seed(0)
+    if case.name in ("dense", "visible"):
+        config = CONFIGS[case.variant](case.channels)
+        mae = MaskedAutoencoder(config, MaeConfig(mode=case.name, ratio=RATIO))
+        if case.compiled:
+            mae.reconstruct = torch.compile(mae.reconstruct)  # type: ignore[method-assign]
+        seeds_B = torch.arange(case.batch)
+        return mae, lambda x: mae(x, seeds_B).loss
+    network = _network(case)
+    called = torch.compile(network) if case.compiled else network
+
+    def mean_square(x: Tensor) -> Tensor:
+        outputs = called(x)
+        if case.name == "maevit":  # (prediction, mask)
+            outputs = outputs[:1]
+        outputs = [outputs] if isinstance(outputs, Tensor) else outputs
+        return torch.stack([out.float().square().mean() for out in outputs]).sum()
+
+    return network, mean_square
+
+
+def _network(case: Case) -> nn.Module:
+    if case.name == "segmentation":
+        return NNFormer(CONFIGS[case.variant](case.channels), num_classes=4)
+    from monai.networks.nets import MaskedAutoEncoderViT, SwinUNETR
+
+    if case.name == "swinunetr":
+        return SwinUNETR(in_channels=case.channels, out_channels=4, feature_size=36)
+    return MaskedAutoEncoderViT(
+        case.channels,
+        case.crop_DHW,
+        16,
+        hidden_size=384,
+        mlp_dim=1536,
+        num_layers=12,
+        num_heads=6,
+        masking_ratio=RATIO,
+        decoder_hidden_size=384,
+        decoder_mlp_dim=1536,
+        decoder_num_layers=4,
+        decoder_num_heads=6,
+    )
+
+
+class Runner:
+    """A network on its device with an optimizer, ready to take steps."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.network, self.loss = build(case)
+        self.network.to(case.device, case.dtype)
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-4, fused=True)
+        generator = torch.Generator().manual_seed(1)
+        shape = (case.batch, case.channels, *case.crop_DHW)
+        self.volume_BCDHW = torch.randn(shape, generator=generator).to(case.device, case.dtype)
+
+    def step(self) -> tuple[float, float]:
+        """Seconds of forward + backward, and of the whole step with the optimizer."""
+        started = self._now()
+        with self.case.autocast:
+            loss = self.loss(self.volume_BCDHW)
+        loss.backward()
+        between = self._now()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return between - started, self._now() - started
+
+    def _now(self) -> float:
+        if self.case.device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def flops(self) -> tuple[float, float]:
+        """Floating-point operations (2 a multiply-add) of a forward pass, and of forward + backward."""
+        with FlopCounterMode(display=False) as counter:
+            loss = self.loss(self.volume_BCDHW)
+            forward = counter.get_total_flops()
+            loss.backward()
+        self.optimizer.zero_grad(set_to_none=True)
+        return float(forward), float(counter.get_total_flops())
+
+
+def matrix_rate(device: str, dtype: torch.dtype) -> float:
+    """Best floating-point operations a second of a square matrix product: what the machine can do at most."""
+    side = 8192 if device == "cuda" else 2048
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    best = 0.0
+    for _ in range(12):
+        if device == "cuda":
+            torch.cuda.synchronize()
+        started = time.perf_counter()
+        a @ b
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = max(best, 2 * side**3 / (time.perf_counter() - started))
+    return best
+
+
+def _resident(which: str) -> int:
+    """Bytes of this process's resident memory on Linux: VmRSS now, or VmHWM, the peak so far."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(which))
+
+
+def _peak_resident(case: Case, answer: Queue) -> None:
+    """In a process of its own: bytes that two steps add to the resident memory of the ready network."""
+    runner = Runner(case)
+    before = _resident("VmRSS")
+    for _ in range(2):
+        runner.step()
+    answer.put(_resident("VmHWM") - before)
+
+
+def peak_bytes(case: Case, runner: Runner) -> float:
+    """Memory of a step beyond weights and input: activations, gradients and AdamW's moments."""
+    if case.device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        runner.step()
+        return float(torch.cuda.max_memory_allocated() - before)
+    context = get_context("spawn")
+    answer = context.Queue()
+    child = context.Process(target=_peak_resident, args=(case, answer))
+    child.start()
+    bytes_ = answer.get(timeout=1800)
+    child.join()
+    return float(bytes_)
+
+
+@dataclass
+class Row:
+    """One network's figures."""
+
+    case: Case
+    parameters: int
+    forward_flops: float
+    flops: float
+    peak: float = 0.0
+    passes_s: list[float] = field(default_factory=list)
+    steps_s: list[float] = field(default_factory=list)
+
+
+def measure(cases: list[Case], rounds: int, say: Callable[[str], None]) -> tuple[list[Row], list[str]]:
+    """All networks, in rounds; and a line for each that does not run."""
+    runners, rows, failed = [], [], []
+    for case in cases:
+        runner = Runner(case)
+        try:
+            first_s = runner.step()[1]
+        except RuntimeError as error:  # out of memory, or a network that this precision breaks
+            failed.append(f"{case.name} does not run so: {str(error).splitlines()[0]}")
+            say(failed[-1])
+            continue
+        say(f"{case.name}: first step {first_s:.2f} s")
+        forward, both = Runner(case._replace(compiled=False)).flops() if case.compiled else runner.flops()
+        rows.append(Row(case, sum(p.numel() for p in runner.network.parameters()), forward, both))
+        rows[-1].peak = peak_bytes(case, runner)
+        runners.append(runner)
+    for number in range(rounds):
+        for runner, row in zip(runners, rows, strict=True):
+            repeats = max(1, min(20, int(2.0 / statistics.median(row.steps_s)))) if row.steps_s else 1
+            taken = [runner.step() for _ in range(repeats)]
+            row.passes_s.append(statistics.median(p for p, _ in taken))
+            row.steps_s.append(statistics.median(s for _, s in taken))
+        say(f"round {number + 1}/{rounds}: " + ", ".join(f"{r.case.name} {r.steps_s[-1]:.3f} s" for r in rows))
+    return rows, failed
+
+
+def spread(values: list[float], form: str) -> str:
+    """median (lowest-highest)"""
+    return f"{statistics.median(values):{form}} ({min(values):{form}}-{max(values):{form}})"
+
+
+def ratios(slow: Row, fast: Row, passes: bool) -> str:
+    """How many times as long `slow` takes, round by round."""
+    pairs = zip(slow.passes_s, fast.passes_s, strict=True) if passes else zip(slow.steps_s, fast.steps_s, strict=True)
+    return spread([a / b for a, b in pairs], ".2f")
+
+
+def table(rows: list[Row], rate: float) -> list[str]:
+    """Markdown: a row a network, then the ratios that matter."""
+    lines = [
+        "| network | parameters | multiply-adds, forward | forward + backward, s | step, s | volumes/s | memory of a "
+        "step, GiB | share of the matrix rate |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        step_s = statistics.median(row.steps_s)
+        lines.append(
+            f"| {row.case.name} | {row.parameters / 1e6:.1f} M | {row.forward_flops / 2e9:.1f} G "
+            f"| {spread(row.passes_s, '.3f')} | {spread(row.steps_s, '.3f')} | {row.case.batch / step_s:.2f} "
+            f"| {row.peak / 2**30:.2f} | {row.flops / step_s / rate:.0%} |"
+        )
+    by_name = {row.case.name: row for row in rows}
+    lines += ["", "Ratios per round, median (lowest-highest):", ""]
+    for slow, fast, passes in (
+        ("dense", "visible", False),
+        ("segmentation", "maevit", True),
+        ("swinunetr", "segmentation", True),
+    ):
+        if slow in by_name and fast in by_name:
+            what = "forward + backward" if passes else "step"
+            lines.append(f"- {slow} / {fast}, {what}: {ratios(by_name[slow], by_name[fast], passes)}")
+    if "dense" in by_name and "visible" in by_name:
+        lines.append(f"- memory of a step, visible / dense: {by_name['visible'].peak / by_name['dense'].peak:.0%}")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variant", choices=sorted(CONFIGS), default="tumor")
+    parser.add_argument("--crop", type=int, nargs="+", default=[64], help="one side, or D H W")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--channels", type=int, default=4)
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="bf16: autocast")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--compile", action="store_true", help="all networks through torch.compile")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES)
+    parser.add_argument("--write", type=Path, help="append the result to this Markdown file")
+    arguments = parser.parse_args()
+    crop_DHW: Triple = tuple(arguments.crop * 3 if len(arguments.crop) == 1 else arguments.crop)  # type: ignore[assignment]
+    cases = [
+        Case(
+            name,
+            arguments.variant,
+            crop_DHW,
+            arguments.batch,
+            arguments.channels,
+            arguments.precision,
+            arguments.device,
+            arguments.compile,
+        )
+        for name in NAMES
+        if name in arguments.only
+    ]
+    dtype = torch.float32 if arguments.precision == "fp32" else torch.bfloat16
+    if arguments.device == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    rate = matrix_rate(arguments.device, dtype)
+    rows, failed = measure(cases, arguments.rounds, lambda line: print(line, file=sys.stderr, flush=True))
+    text = "\n".join(
+        [
+            f"## {arguments.variant}, {'x'.join(map(str, crop_DHW))} x {arguments.channels} channels, batch "
+            f"{arguments.batch}, {arguments.precision}{', compiled' if arguments.compile else ''}, "
+            f"{time.strftime('%Y-%m-%d')}",
+            "",
+            f"{describe(torch.device(arguments.device), ('monai',))}. Measured matrix rate {rate / 1e12:.3g} TFLOP/s. "
+            f"{arguments.rounds} rounds.",
+            "",
+            *table(rows, rate),
+            *(f"- {line}" for line in failed),
+            "",
+        ]
+    )
+    print(text)
+    if arguments.write:
+        with arguments.write.open("a") as file:
+            file.write("\n" + text)
+
+
+if __name__ == "__main__":
+    main()
