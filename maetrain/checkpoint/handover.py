@@ -133,19 +133,18 @@ def check_fits(
     Channels may differ in number and name where `other_channels` says how they are brought together.
     """
     handover = read_handover(folder)
-    own = {"model": model.encoder_settings(), "preprocess": preprocess, "channels": list(channel_names)}
-    given = {
-        "model": handover.architecture.encoder_settings(),
-        "preprocess": handover.preprocess,
-        "channels": list(handover.channel_names),
-    }
+    own, given = model.encoder_settings(), handover.architecture.encoder_settings()
+    own_names, given_names = list(channel_names), list(handover.channel_names)
     way_out = "use its pretraining run's, or pretrain anew"
-    if given["channels"] != own["channels"] or given["model"]["in_channels"] != own["model"]["in_channels"]:
+    if given_names != own_names or given["in_channels"] != own["in_channels"]:
         way_out += "; for other channels set finetune.pretrained_channels=mean or repeat"
     if other_channels != "refuse":
-        given["channels"] = own["channels"]
-        given["model"]["in_channels"] = own["model"]["in_channels"]
-    if changed := differences(given, own):
+        given_names, given["in_channels"] = own_names, own["in_channels"]
+    changed = differences(
+        {"model": given, "preprocess": handover.preprocess, "channels": given_names},
+        {"model": own, "preprocess": preprocess, "channels": own_names},
+    )
+    if changed:
         raise InputError(f"{folder}: made for other settings ({'; '.join(changed)}); {way_out}")
 
 

@@ -78,11 +78,17 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     On a GPU by torch's fused kernel. On a CPU written out: with a bias that needs gradients torch falls back there to
     these very products with extra passes over the logits (1.4x the time, torch 2.13).
     """
-    B, N, h, T, width = q.shape
+    return attend_fused(q, k, v, bias) if q.is_cuda else attend_written_out(q, k, v, bias)
+
+
+def attend_written_out(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    logits = ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).add_(bias.to(q.dtype))
+    return logits.softmax(-1) @ v
+
+
+def attend_fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    B, N = q.shape[:2]
     bias = bias.to(q.dtype)
-    if not q.is_cuda:
-        logits = ((q * width**-0.5) @ k.transpose(-2, -1)).add_(bias)
-        return logits.softmax(-1) @ v
     if bias.shape[:2] == (1, 1):  # the same for all windows: they are the batch
         mask = bias[0].expand(B * N, -1, -1, -1)
         out = F.scaled_dot_product_attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), attn_mask=mask)

@@ -103,6 +103,11 @@ class MaskedAutoencoder(nn.Module):
                 f"mae.decoder_heads = {mae.decoder_heads} does not divide mae.decoder_dim = {mae.decoder_dim}: use "
                 f"{nearest_divisor(mae.decoder_dim, mae.decoder_heads)}"
             )
+        if mae.mode == "visible" and config.published != "no":
+            raise InputError(
+                f"model.published = {config.published} repeats what the published code does to whole maps, "
+                "which mae.mode=visible has none of: set model.published=no, or mae.mode=dense"
+            )
         self.config, self.mae, self.unit_DHW = config, mae, mae.unit_of(config)
         self.encoder = Encoder(config)
         # it stands for a hidden unit in the decoder, or for a hidden token behind the dense encoder's stem

@@ -10,7 +10,6 @@ V visible units, G units of a map, c cells (tokens) of a unit
 """
 
 from functools import lru_cache
-from math import prod
 from typing import Literal, NamedTuple
 
 import torch
@@ -113,7 +112,6 @@ def window_of_DHW(plan: WindowPlan) -> Tensor:
     return (d[:, None, None] * nH + h[:, None]) * nW + w
 
 
-@torch.compiler.assume_constant_result
 @lru_cache(maxsize=256)
 def visibility_mask_NTT(plan: WindowPlan, device: torch.device) -> Tensor:
     """Bool (N, T, T), True = the row's token may attend to the column's token.
@@ -138,7 +136,8 @@ def visibility_mask_NTT(plan: WindowPlan, device: torch.device) -> Tensor:
 
 def bias_rows(window_DHW: Triple) -> int:
     """Rows of the bias table of a window: one for each offset between two of its tokens."""
-    return prod(2 * w - 1 for w in window_DHW)
+    d, h, w = window_DHW  # no generator: `torch.compile` could not follow it
+    return (2 * d - 1) * (2 * h - 1) * (2 * w - 1)
 
 
 def row_strides(table_DHW: Triple, published: bool) -> Triple:
@@ -156,7 +155,6 @@ def _ramp_DHW(size_DHW: Triple, strides: Triple) -> Tensor:
     return i[:, None, None] + j[:, None] + k
 
 
-@torch.compiler.assume_constant_result
 @lru_cache(maxsize=256)
 def relative_index_TT(window_DHW: Triple, table_DHW: Triple, device: torch.device, published: bool = False) -> Tensor:
     """Long (T, T): the row of the bias table for each pair of tokens of a window.
@@ -177,7 +175,6 @@ class VisibleUnits(NamedTuple):
     index_BV: Tensor
 
 
-@torch.compiler.assume_constant_result
 @lru_cache(maxsize=256)
 def _rows_and_windows_Gc(
     plan: WindowPlan, table_DHW: Triple, cells_DHW: Triple, device: torch.device

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from maetrain.checkpoint.fragments import Fragment
-from maetrain.models.mae import MaeOutput
+from maetrain.models.mae import MaeOutput, MaskedAutoencoder
 from maetrain.train.config import PretrainConfig
 from maetrain.train.group import RankInfo
 
@@ -46,8 +46,10 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 class Engine:
     """A model, its AdamW, and their state spread over the ranks."""
 
-    def __init__(self, model: nn.Module, config: PretrainConfig, who: RankInfo) -> None:
+    def __init__(self, model: MaskedAutoencoder, config: PretrainConfig, who: RankInfo) -> None:
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+        if config.compile:
+            model.reconstruct = torch.compile(model.reconstruct)  # type: ignore[method-assign]
         model.to(who.device)
         self.shapes = {name: list(p.shape) for name, p in model.named_parameters()}
         optimizer = torch.optim.AdamW(

@@ -201,6 +201,32 @@ def test_it_runs_in_bfloat16(network: MaskedAutoencoder) -> None:
     torch.testing.assert_close(loss.float(), network(volume, SEEDS).loss, atol=0.02, rtol=0.02)
 
 
+def test_under_bf16_autocast_the_loss_is_near_that_of_fp32(network: MaskedAutoencoder) -> None:
+    volume = noise(2, 1, *CROP)
+    exact = network(volume, SEEDS).loss.item()
+    with torch.autocast("cpu", torch.bfloat16):
+        output = network(volume, SEEDS)
+    assert output.pred_BMP.dtype == torch.bfloat16 and output.loss.dtype == torch.float32
+    assert 0 < abs(output.loss.item() - exact) < 0.01
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_torch_compile_takes_the_whole_of_it_in_one_graph(mode: str) -> None:
+    network, volume = autoencoder(mode), noise(2, 1, *CROP)
+    want = network(volume, SEEDS)
+    network.reconstruct = torch.compile(network.reconstruct, backend="eager", fullgraph=True)  # type: ignore[method-assign]
+    got = network(volume, SEEDS)
+    torch.testing.assert_close(got.pred_BMP, want.pred_BMP)
+    torch.testing.assert_close(got.loss, want.loss)
+
+
+def test_the_published_faults_and_visible_units_do_not_go_together() -> None:
+    published = SMALL.model_copy(update={"published": "cubic"})
+    with pytest.raises(InputError, match="model.published=no, or mae.mode=dense"):
+        MaskedAutoencoder(published, SMALL_MAE.model_copy(update={"mode": "visible"}))
+    MaskedAutoencoder(published, SMALL_MAE.model_copy(update={"mode": "dense"}))
+
+
 def test_no_two_units_have_the_same_position() -> None:
     positions = sincos_positions_GE((4, 5, 3), 24, torch.device("cpu"))
     assert positions.shape == (60, 24)

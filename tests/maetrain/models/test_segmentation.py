@@ -81,3 +81,12 @@ def test_a_voxel_far_outside_the_windows_and_the_skips_of_an_edge_still_sees_the
     volume = noise(1, 1, 16, 16, 16).requires_grad_()
     (gradient,) = torch.autograd.grad(network(volume)[0][0, :, 0, 0, 0].sum(), volume)
     assert gradient[0, 0, 15, 15, 15] != 0
+
+
+def test_torch_compile_takes_the_network_in_one_graph_at_an_odd_size() -> None:
+    torch.manual_seed(0)
+    network = NNFormer(SMALL.model_copy(update={"drop_path": 0.0}), 3)
+    volume = noise(1, 1, 18, 24, 20)
+    (want,) = network(volume)
+    (got,) = torch.compile(network, backend="eager", fullgraph=True)(volume)
+    torch.testing.assert_close(got, want)

@@ -53,6 +53,15 @@ def train(engine: Engine, steps: range) -> list[float]:
     return losses
 
 
+def test_a_compiled_autoencoder_gives_the_same_curve(who: RankInfo, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled, real = [], torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f: compiled.append(f.__name__) or real(f, backend="eager"))
+    plain = train(make_engine(who, 0), range(2))
+    assert "reconstruct" not in compiled  # DeepSpeed compiles functions of its own when it is imported
+    assert train(make_engine(who, 0, compile=True), range(2)) == pytest.approx(plain, rel=1e-6)
+    assert compiled.count("reconstruct") == 1
+
+
 def through_files(engine: Engine, folder: Path) -> dict[str, dict[str, Tensor]]:
     """The engine's state by way of a committed checkpoint."""
     folder.mkdir()

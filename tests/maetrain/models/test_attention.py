@@ -1,0 +1,35 @@
+"""Both ways to attend give the same numbers; the fused one is what GPUs run."""
+
+import pytest
+import torch
+
+from maetrain.models.attention import attend_fused, attend_written_out, masked
+
+from ..small import noise
+
+B, N, H, T, F = 2, 3, 2, 5, 4
+
+
+@pytest.mark.parametrize(
+    ("shape", "remark"),
+    [
+        ((1, 1, H, T, T), "one bias for all windows"),
+        ((1, N, H, T, T), "a mask for each window"),
+        ((B, 1, H, T, T), "visible units: a bias for each sample"),
+        ((B, N, H, T, T), "each for itself"),
+    ],
+)
+@pytest.mark.parametrize("hides", [False, True])
+def test_fused_and_written_out_attention_agree(shape: tuple[int, ...], remark: str, hides: bool) -> None:
+    queries, keys, values = (noise(B, N if shape[1] > 1 or shape[0] == 1 else 1, H, T, F, seed=i) for i in range(3))
+    inputs = [queries, keys, values, noise(*shape, seed=3)]
+    is_visible = torch.ones(T, T, dtype=torch.bool).tril() if hides else torch.ones(T, T, dtype=torch.bool)
+    found = []
+    for way in (attend_fused, attend_written_out):
+        q, k, v, bias = (x.clone().requires_grad_() for x in inputs)
+        out = way(q, k, v, masked(bias, is_visible))
+        found.append((out, *torch.autograd.grad((out * noise(*out.shape, seed=4)).sum(), (q, k, v, bias))))
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-4)
+    if hides:
+        assert (found[0][4][..., 0, 1:] == 0).all(), "what is hidden gets no gradient"
