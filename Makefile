@@ -7,7 +7,7 @@ DATA   ?=
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format constraints clean
+.PHONY: help install demo test check format constraints clean bench-model
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -26,6 +26,11 @@ demo: install    ## archive to report; DATA=folder in MSD or nnU-Net layout, OUT
 
 test: install    ## all tests
 	$(BIN)/python -m pytest
+
+bench-model: install ## step times beside MONAI's networks, CPU, 10 min; WRITE=file appends the result
+	$(BIN)/python -m benchmarks.model --crop 64 $(if $(WRITE),--write "$(WRITE)")
+	$(BIN)/python -m benchmarks.model --crop 96 --rounds 3 --only dense visible segmentation swinunetr $(if $(WRITE),--write "$(WRITE)")
+	$(BIN)/python -m benchmarks.model --crop 128 --only dense visible $(if $(WRITE),--write "$(WRITE)")
 
 check: install   ## format, lint, types, import rule
 	$(BIN)/ruff format --check .

@@ -193,6 +193,22 @@ def peak_bytes(case: Case, runner: Runner) -> float:
     return float(bytes_)
 
 
+def batch_that_fills(case: Case, share: float) -> int:
+    """The batch whose step takes `share` of the GPU's memory, extrapolated from batches 2 and 4."""
+    held = []
+    for batch in (2, 4):
+        runner = Runner(case._replace(batch=batch, compiled=False))
+        runner.step()  # AdamW's moments are made in the first step
+        torch.cuda.reset_peak_memory_stats()
+        runner.step()
+        held.append(torch.cuda.max_memory_allocated())
+        del runner
+        torch.cuda.empty_cache()
+    per_sample = (held[1] - held[0]) / 2
+    fixed = held[0] - 2 * per_sample
+    return max(1, int((share * torch.cuda.get_device_properties(0).total_memory - fixed) / per_sample))
+
+
 @dataclass
 class Row:
     """One network's figures."""
@@ -277,6 +293,9 @@ def main() -> None:
     parser.add_argument("--variant", choices=sorted(CONFIGS), default="tumor")
     parser.add_argument("--crop", type=int, nargs="+", default=[64], help="one side, or D H W")
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument(
+        "--fill-memory", type=float, metavar="SHARE", help="instead of --batch, on a GPU: as large as fits"
+    )
     parser.add_argument("--channels", type=int, default=4)
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="bf16: autocast")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -285,21 +304,18 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES)
     parser.add_argument("--write", type=Path, help="append the result to this Markdown file")
     arguments = parser.parse_args()
-    crop_DHW: Triple = tuple(arguments.crop * 3 if len(arguments.crop) == 1 else arguments.crop)  # type: ignore[assignment]
-    cases = [
-        Case(
-            name,
-            arguments.variant,
-            crop_DHW,
-            arguments.batch,
-            arguments.channels,
-            arguments.precision,
-            arguments.device,
-            arguments.compile,
-        )
-        for name in NAMES
-        if name in arguments.only
-    ]
+    crop_DHW: Triple = tuple(arguments.crop * 3 if len(arguments.crop) == 1 else arguments.crop)
+    names = [name for name in NAMES if name in arguments.only]
+    shared = (arguments.channels, arguments.precision, arguments.device, arguments.compile)
+    batch = arguments.batch
+    if arguments.fill_memory:
+        if arguments.device != "cuda":
+            parser.error("--fill-memory is for --device cuda")
+        fills = [
+            batch_that_fills(Case(n, arguments.variant, crop_DHW, 1, *shared), arguments.fill_memory) for n in names
+        ]
+        batch = min(fills)
+    cases = [Case(name, arguments.variant, crop_DHW, batch, *shared) for name in names]
     dtype = torch.float32 if arguments.precision == "fp32" else torch.bfloat16
     if arguments.device == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
@@ -308,7 +324,7 @@ def main() -> None:
     text = "\n".join(
         [
             f"## {arguments.variant}, {'x'.join(map(str, crop_DHW))} x {arguments.channels} channels, batch "
-            f"{arguments.batch}, {arguments.precision}{', compiled' if arguments.compile else ''}, "
+            f"{batch}, {arguments.precision}{', compiled' if arguments.compile else ''}, "
             f"{time.strftime('%Y-%m-%d')}",
             "",
             f"{describe(torch.device(arguments.device), ('monai',))}. Measured matrix rate {rate / 1e12:.3g} TFLOP/s. "

@@ -1,0 +1,112 @@
+"""Window attention by three ways: written out, torch's fused kernel, flex attention. Forward + backward, bias learned.
+
+    python -m benchmarks.attention [--device cuda] [--precision bf16] [--batch 4] [--write RESULT.md]
+
+The shapes are those of the Tumor variant's encoder stages at 128^3: tokens of a window, windows of a map, heads.
+flex attention needs `torch.compile` and, for its backward pass, a GPU; where it can't run its cell says so.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.machine import describe
+from maetrain.models.attention import attend_fused, attend_written_out
+from maetrain.models.windows import bias_rows, relative_index_TT
+
+# stage, window, windows of a 128^3 crop, heads, channels of a head
+STAGES = (
+    (0, (4, 4, 4), 512, 3, 32),
+    (1, (4, 4, 4), 64, 6, 32),
+    (2, (8, 8, 8), 1, 12, 32),
+    (3, (4, 4, 4), 1, 24, 32),
+)
+
+Way = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+def with_bias(attend: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> Way:
+    """Ways that take the bias of every pair of tokens, (1, 1, h, T, T)."""
+
+    def run(q: Tensor, k: Tensor, v: Tensor, table: Tensor, index_TT: Tensor) -> Tensor:
+        return attend(q, k, v, table[index_TT].movedim(-1, 0)[None, None])
+
+    return run
+
+
+def flex_way() -> Way:
+    """flex attention reads the table itself; its backward pass sums the table's gradient."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    compiled = torch.compile(flex_attention, dynamic=False)
+
+    def run(q: Tensor, k: Tensor, v: Tensor, table: Tensor, index_TT: Tensor) -> Tensor:
+        def biased(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+            return score + table[index_TT[i, j], h]
+
+        return compiled(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), score_mod=biased)
+
+    return run
+
+
+def seconds(way: Way, shape: tuple, window: tuple, device: str, dtype: torch.dtype, repeats: int) -> float:
+    """Median of forward + backward."""
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(shape, generator=generator).to(device, dtype).requires_grad_() for _ in range(3))
+    table = torch.randn(bias_rows(window), shape[2], generator=generator).to(device, dtype).requires_grad_()
+    index_TT = relative_index_TT(window, window, torch.device(device))
+    taken = []
+    for _ in range(repeats + 3):
+        if device == "cuda":
+            torch.cuda.synchronize()
+        started = time.perf_counter()
+        way(q, k, v, table, index_TT).float().square().mean().backward()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - started)
+    return statistics.median(taken[3:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--write", type=Path, help="append the result to this Markdown file")
+    arguments = parser.parse_args()
+    dtype = torch.float32 if arguments.precision == "fp32" else torch.bfloat16
+    ways = {"written out": with_bias(attend_written_out), "fused": with_bias(attend_fused), "flex": flex_way()}
+    lines = [
+        f"## window attention, batch {arguments.batch}, {arguments.precision}, {time.strftime('%Y-%m-%d')}",
+        "",
+        f"{describe(torch.device(arguments.device))}. Forward + backward, ms, median of {arguments.repeats}.",
+        "",
+        f"| stage | {' | '.join(ways)} |",
+        f"|---|{'---|' * len(ways)}",
+    ]
+    for stage, window, windows, heads, width in STAGES:
+        tokens = window[0] * window[1] * window[2]
+        cells = []
+        for way in ways.values():
+            shape = (arguments.batch, windows, heads, tokens, width)
+            try:
+                cells.append(f"{seconds(way, shape, window, arguments.device, dtype, arguments.repeats) * 1e3:.2f}")
+            except Exception as error:  # whatever a compiler says: the other ways are measured all the same
+                cells.append(f"does not run: {type(error).__name__}")
+        lines.append(f"| {stage}: {windows} windows of {tokens} tokens, {heads} heads | {' | '.join(cells)} |")
+        print(lines[-1], flush=True)
+    text = "\n".join([*lines, ""])
+    print(text)
+    if arguments.write:
+        with arguments.write.open("a") as file:
+            file.write("\n" + text)
+
+
+if __name__ == "__main__":
+    main()
