@@ -10,22 +10,18 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from benchmarks.machine import describe
+from benchmarks.machine import append_result, can_append, describe
 from maetrain.models.attention import attend_fused, attend_written_out
-from maetrain.models.windows import bias_rows, relative_index_TT
+from maetrain.models.sizes import CONFIGS
+from maetrain.models.windows import bias_rows, plan_windows, relative_index_TT
 
-# stage, window, windows of a 128^3 crop, heads, channels of a head
-STAGES = (
-    (0, (4, 4, 4), 512, 3, 32),
-    (1, (4, 4, 4), 64, 6, 32),
-    (2, (8, 8, 8), 1, 12, 32),
-    (3, (4, 4, 4), 1, 24, 32),
-)
+CONFIG = CONFIGS["tumor"](4)
 
 Way = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -78,8 +74,12 @@ def main() -> None:
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--write", type=Path, help="append the result to this Markdown file")
+    parser.add_argument(
+        "--write", type=lambda text: can_append(Path(text)), help="append the result to this Markdown file"
+    )
     arguments = parser.parse_args()
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no GPU here")
     dtype = torch.float32 if arguments.precision == "fp32" else torch.bfloat16
     ways = {"written out": with_bias(attend_written_out), "fused": with_bias(attend_fused), "flex": flex_way()}
     lines = [
@@ -90,22 +90,24 @@ def main() -> None:
         f"| stage | {' | '.join(ways)} |",
         f"|---|{'---|' * len(ways)}",
     ]
-    for stage, window, windows, heads, width in STAGES:
-        tokens = window[0] * window[1] * window[2]
+    for stage, (size, window) in enumerate(zip(CONFIG.map_sizes((128, 128, 128)), CONFIG.windows, strict=True)):
+        plan = plan_windows(size, window, shifted=False)
+        tokens, windows = prod(plan.window_DHW), prod(plan.padded_DHW) // prod(plan.window_DHW)
+        heads = CONFIG.num_heads[stage]
+        width = CONFIG.width(stage) // heads
         cells = []
         for way in ways.values():
             shape = (arguments.batch, windows, heads, tokens, width)
             try:
-                cells.append(f"{seconds(way, shape, window, arguments.device, dtype, arguments.repeats) * 1e3:.2f}")
+                cells.append(
+                    f"{seconds(way, shape, plan.window_DHW, arguments.device, dtype, arguments.repeats) * 1e3:.2f}"
+                )
             except Exception as error:  # whatever a compiler says: the other ways are measured all the same
                 cells.append(f"does not run: {type(error).__name__}")
         lines.append(f"| {stage}: {windows} windows of {tokens} tokens, {heads} heads | {' | '.join(cells)} |")
         print(lines[-1], flush=True)
     text = "\n".join([*lines, ""])
-    print(text)
-    if arguments.write:
-        with arguments.write.open("a") as file:
-            file.write("\n" + text)
+    append_result(arguments.write, text)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,21 @@ def cpu_name() -> str:
     return names[0] if names else platform.machine()
 
 
+def can_append(path: Path) -> Path:
+    """For argparse: `path`, made if it is not there, so that nothing is measured for a result without a place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path
+
+
+def append_result(path: Path | None, text: str) -> None:
+    """Prints a result, and appends it to the file of results if one is given."""
+    print(text)
+    if path is not None:
+        with path.open("a") as file:
+            file.write("\n" + text)
+
+
 def describe(device: torch.device, packages: tuple[str, ...] = ()) -> str:
     """Device, threads, Python and versions of torch and `packages`."""
     if device.type == "cuda":

@@ -23,13 +23,14 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.queues import Queue
 from pathlib import Path
+from queue import Empty
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.machine import describe
+from benchmarks.machine import append_result, can_append, describe
 from maetrain.models.config import Triple
 from maetrain.models.mae import MaeConfig, MaskedAutoencoder
 from maetrain.models.segmentation import NNFormer
@@ -119,12 +120,16 @@ class Runner:
         shape = (case.batch, case.channels, *case.crop_DHW)
         self.volume_BCDHW = torch.randn(shape, generator=generator).to(case.device, case.dtype)
 
-    def step(self) -> tuple[float, float]:
-        """Seconds of forward + backward, and of the whole step with the optimizer."""
-        started = self._now()
+    def passes(self) -> None:
+        """Forward and backward; the gradients stay."""
         with self.case.autocast:
             loss = self.loss(self.volume_BCDHW)
         loss.backward()
+
+    def step(self) -> tuple[float, float]:
+        """Seconds of forward + backward, and of the whole step with the optimizer."""
+        started = self._now()
+        self.passes()
         between = self._now()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -137,7 +142,7 @@ class Runner:
 
     def flops(self) -> tuple[float, float]:
         """Floating-point operations (2 a multiply-add) of a forward pass, and of forward + backward."""
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False) as counter, self.case.autocast:
             loss = self.loss(self.volume_BCDHW)
             forward = counter.get_total_flops()
             loss.backward()
@@ -168,16 +173,15 @@ def _resident(which: str) -> int:
 
 
 def _peak_resident(case: Case, answer: Queue) -> None:
-    """In a process of its own: bytes that two steps add to the resident memory of the ready network."""
-    runner = Runner(case)
+    """In a process of its own: bytes that forward and backward add to the resident memory of the ready network."""
+    runner = Runner(case._replace(compiled=False))  # the compiler's own memory is none of the network's
     before = _resident("VmRSS")
-    for _ in range(2):
-        runner.step()
+    runner.passes()
     answer.put(_resident("VmHWM") - before)
 
 
 def peak_bytes(case: Case, runner: Runner) -> float:
-    """Memory of a step beyond weights and input: activations, gradients and AdamW's moments."""
+    """Memory of a step beyond weights, AdamW's moments and input: activations and gradients."""
     if case.device == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -188,7 +192,13 @@ def peak_bytes(case: Case, runner: Runner) -> float:
     answer = context.Queue()
     child = context.Process(target=_peak_resident, args=(case, answer))
     child.start()
-    bytes_ = answer.get(timeout=1800)
+    while True:
+        try:
+            bytes_ = answer.get(timeout=1)
+            break
+        except Empty:
+            if not child.is_alive():
+                raise RuntimeError(f"its process ended with {child.exitcode}, out of memory?") from None
     child.join()
     return float(bytes_)
 
@@ -217,7 +227,7 @@ class Row:
     parameters: int
     forward_flops: float
     flops: float
-    peak: float = 0.0
+    peak: float
     passes_s: list[float] = field(default_factory=list)
     steps_s: list[float] = field(default_factory=list)
 
@@ -226,17 +236,17 @@ def measure(cases: list[Case], rounds: int, say: Callable[[str], None]) -> tuple
     """All networks, in rounds; and a line for each that does not run."""
     runners, rows, failed = [], [], []
     for case in cases:
-        runner = Runner(case)
         try:
+            runner = Runner(case)
             first_s = runner.step()[1]
-        except RuntimeError as error:  # out of memory, or a network that this precision breaks
+            forward, both = Runner(case._replace(compiled=False)).flops() if case.compiled else runner.flops()
+            parameters = sum(p.numel() for p in runner.network.parameters())
+            rows.append(Row(case, parameters, forward, both, peak_bytes(case, runner)))
+        except (RuntimeError, ValueError) as error:  # out of memory, or a crop or precision that the network can't take
             failed.append(f"{case.name} does not run so: {str(error).splitlines()[0]}")
             say(failed[-1])
             continue
         say(f"{case.name}: first step {first_s:.2f} s")
-        forward, both = Runner(case._replace(compiled=False)).flops() if case.compiled else runner.flops()
-        rows.append(Row(case, sum(p.numel() for p in runner.network.parameters()), forward, both))
-        rows[-1].peak = peak_bytes(case, runner)
         runners.append(runner)
     for number in range(rounds):
         for runner, row in zip(runners, rows, strict=True):
@@ -302,29 +312,39 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="all networks through torch.compile")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES)
-    parser.add_argument("--write", type=Path, help="append the result to this Markdown file")
+    parser.add_argument(
+        "--write", type=lambda text: can_append(Path(text)), help="append the result to this Markdown file"
+    )
     arguments = parser.parse_args()
+    if len(arguments.crop) not in (1, 3):
+        parser.error("--crop takes one side, or D H W")
+    if arguments.rounds < 1 or arguments.batch < 1:
+        parser.error("--rounds and --batch are whole numbers from 1")
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no GPU here")
+    if arguments.fill_memory is not None and (arguments.device != "cuda" or not 0 < arguments.fill_memory < 1):
+        parser.error("--fill-memory is a share between 0 and 1 of a GPU's memory: give --device cuda")
+    uses_tf32 = arguments.device == "cuda" and arguments.precision == "fp32"
+    if uses_tf32:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     crop_DHW: Triple = tuple(arguments.crop * 3 if len(arguments.crop) == 1 else arguments.crop)
     names = [name for name in NAMES if name in arguments.only]
     shared = (arguments.channels, arguments.precision, arguments.device, arguments.compile)
     batch = arguments.batch
     if arguments.fill_memory:
-        if arguments.device != "cuda":
-            parser.error("--fill-memory is for --device cuda")
         fills = [
             batch_that_fills(Case(n, arguments.variant, crop_DHW, 1, *shared), arguments.fill_memory) for n in names
         ]
         batch = min(fills)
     cases = [Case(name, arguments.variant, crop_DHW, batch, *shared) for name in names]
     dtype = torch.float32 if arguments.precision == "fp32" else torch.bfloat16
-    if arguments.device == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     rate = matrix_rate(arguments.device, dtype)
     rows, failed = measure(cases, arguments.rounds, lambda line: print(line, file=sys.stderr, flush=True))
     text = "\n".join(
         [
             f"## {arguments.variant}, {'x'.join(map(str, crop_DHW))} x {arguments.channels} channels, batch "
-            f"{batch}, {arguments.precision}{', compiled' if arguments.compile else ''}, "
+            f"{batch}, {arguments.precision}{' (TF32 products)' if uses_tf32 else ''}"
+            f"{', compiled' if arguments.compile else ''}, "
             f"{time.strftime('%Y-%m-%d')}",
             "",
             f"{describe(torch.device(arguments.device), ('monai',))}. Measured matrix rate {rate / 1e12:.3g} TFLOP/s. "
@@ -335,10 +355,9 @@ def main() -> None:
             "",
         ]
     )
-    print(text)
-    if arguments.write:
-        with arguments.write.open("a") as file:
-            file.write("\n" + text)
+    append_result(arguments.write, text)
+    if failed:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     python -m benchmarks.pretraining_modes --data DATA --out FOLDER [--recipe small] [--write RESULT.md] [key=value ...]
 
 Same shards, steps, order of samples, masks and finetune jobs; only `pretrain.mae.mode` differs. Scratch stands beside
-them. One process, no Ray; a second run goes on where the first one stopped. The seeds are those of finetuning: there is
-one pretraining a mode, so the interval does not hold the luck of the pretraining itself.
+them. One process, Ray not needed; a second run goes on where the first one stopped. The seeds are those of finetuning:
+there is one pretraining a mode, so the interval does not hold the luck of the pretraining itself.
 """
 
 import argparse
@@ -13,17 +13,17 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.machine import describe
-from cluster.sweep import test_cases_of
+from benchmarks.machine import append_result, can_append, describe
 from data_shards.archive.layout import Archive, read_archive
 from data_shards.build import build
 from data_shards.formats.index import ShardIndex
 from data_shards.loading.labelled import load_labelled
 from data_shards.splits import Split
 from maetrain.checkpoint.fingerprint import fingerprint
+from maetrain.checkpoint.handover import CONTRACT
 from maetrain.evaluate.scores import ScoreRow, read_scores
 from maetrain.finetune.job import read_result, run_job
-from maetrain.finetune.plan import plan_jobs, pretrain_pool, split_of
+from maetrain.finetune.plan import plan_jobs, pretrain_pool, split_of, test_cases_of
 from maetrain.recipes.config import RunConfig
 from maetrain.recipes.load import load_recipe
 from maetrain.report.statistics import arm_curve, compare
@@ -55,7 +55,7 @@ def pretrained(
 
     curve = pretrain(setup, who, say)
     handover = out / mode / "handover"
-    if not handover.is_dir():
+    if not (handover / CONTRACT).is_file():  # written last
         export_encoder(out / mode, handover)
     speeds = sorted(point.volumes_per_s for point in curve)
     return handover, config.pretrain.global_batch / speeds[len(speeds) // 2]
@@ -115,7 +115,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="where shards, runs and jobs go")
     parser.add_argument("--recipe", default="small")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--write", type=Path, help="append the result to this Markdown file")
+    parser.add_argument(
+        "--write", type=lambda text: can_append(Path(text)), help="append the result to this Markdown file"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -146,10 +148,7 @@ def main() -> None:
         "",
     ]
     text = "\n".join([*heading, *lines, ""])
-    print(text)
-    if arguments.write:
-        with arguments.write.open("a") as file:
-            file.write("\n" + text)
+    append_result(arguments.write, text)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from data_shards.splits import Split
 from maetrain.checkpoint.handover import read_handover
 from maetrain.finetune.config import FinetuneConfig, FinetuneJob
 from maetrain.finetune.job import JobResult, read_result, run_job
+from maetrain.finetune.plan import test_cases_of
 from maetrain.recipes.config import RunConfig
 from maetrain.tracking.tracker import NullTracker, Tracker
 
@@ -48,21 +49,6 @@ def job_stage(out: Path, job: FinetuneJob, config: RunConfig, index: ShardIndex,
         "max_test_cases": config.sweep.max_test_cases,
     }
     return Stage(out / "jobs", job.name, inputs)
-
-
-def test_cases_of(archive: Archive, index: ShardIndex, split: Split, at_most: int = 0) -> list[ArchiveCase]:
-    """The archive's cases of the test persons that are in the index. InputError where the two don't belong together."""
-    test = set(split.test)
-    indexed = {v.case for v in index.volumes if v.subject in test and v.has_label}
-    if archive.class_names != index.class_names:
-        raise InputError(f"{archive.root}: its classes are not those of {index.root}; give the archive of these shards")
-    cases = [case for case in archive.cases if case.case in indexed]
-    if len(cases) != len(indexed):
-        missing = sorted(indexed - {case.case for case in cases})
-        raise InputError(
-            f"{archive.root}: test case {missing[0]} of {index.root} is not there; give the shards' archive"
-        )
-    return cases[:at_most] if at_most else cases
 
 
 @dataclass(frozen=True)

@@ -130,16 +130,18 @@ def check_fits(
 ) -> None:
     """InputError where the encoder was made for another network or other data than the ones it shall go to.
 
-    Channels may differ in number and name where `other_channels` says how they are brought together.
+    Another number of channels fits where `other_channels` says how they are brought together. As many channels with
+    other names, or in another order, never do: the weights would go to the wrong ones.
     """
     handover = read_handover(folder)
     own, given = model.encoder_settings(), handover.architecture.encoder_settings()
     own_names, given_names = list(channel_names), list(handover.channel_names)
     way_out = "use its pretraining run's, or pretrain anew"
-    if given_names != own_names or given["in_channels"] != own["in_channels"]:
-        way_out += "; for other channels set finetune.pretrained_channels=mean or repeat"
-    if other_channels != "refuse":
-        given_names, given["in_channels"] = own_names, own["in_channels"]
+    if given["in_channels"] != own["in_channels"]:
+        if other_channels == "refuse":
+            way_out += "; for another number of channels set finetune.pretrained_channels=mean or repeat"
+        else:
+            given_names, given["in_channels"] = own_names, own["in_channels"]
     changed = differences(
         {"model": given, "preprocess": handover.preprocess, "channels": given_names},
         {"model": own, "preprocess": preprocess, "channels": own_names},

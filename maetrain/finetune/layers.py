@@ -4,6 +4,8 @@ After the finetuning of BEiT and MAE (Bao et al. 2022, arXiv:2106.08254; He et a
 block of the encoder is a layer, the stem lies below the first one, the decoder and its heads above the last.
 """
 
+from collections.abc import Container
+
 from torch import nn
 
 from maetrain.models.segmentation import NNFormer
@@ -28,17 +30,17 @@ def layer_of(name: str, depths: tuple[int, ...]) -> int:
     return before + int(path[3]) + 1  # stages.S.blocks.B
 
 
-def layer_groups(network: NNFormer, decay: float) -> list[dict]:
+def layer_groups(network: NNFormer, decay: float, pretrained: Container[str]) -> list[dict]:
     """Parameter groups for an optimizer, `rate_scale` = decay ** (layers above) in each; 0 < decay <= 1.
 
-    With 1 one group, as if there were no layers.
+    Names that are not in `pretrained` start anew and learn at the full rate. With decay 1 there is one group.
     """
     depths = network.config.depths
+    top = sum(depths) + 1
     by_layer: dict[int, list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
-        layer = layer_of(name, depths) if decay < 1 else sum(depths) + 1
+        layer = layer_of(name, depths) if decay < 1 and name in pretrained else top
         by_layer.setdefault(layer, []).append(parameter)
     return [
-        {"params": parameters, "rate_scale": decay ** (sum(depths) + 1 - layer)}
-        for layer, parameters in sorted(by_layer.items())
+        {"params": parameters, "rate_scale": decay ** (top - layer)} for layer, parameters in sorted(by_layer.items())
     ]

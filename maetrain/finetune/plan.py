@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from data_shards.archive.layout import Archive, ArchiveCase
 from data_shards.errors import InputError
 from data_shards.formats.index import ShardIndex
 from data_shards.splits import Split, budget_order, budget_subjects, classes_by_subject, make_split
@@ -43,3 +44,18 @@ def plan_jobs(
             for arm, handover in handovers.items():
                 jobs.append(FinetuneJob(budget=budget, arm=arm, seed=seed, subjects=subjects, handover=handover))
     return sorted(jobs, key=lambda job: (job.budget, job.seed, job.arm))
+
+
+def test_cases_of(archive: Archive, index: ShardIndex, split: Split, at_most: int = 0) -> list[ArchiveCase]:
+    """The archive's cases of the test persons that are in the index. InputError where the two don't belong together."""
+    test = set(split.test)
+    indexed = {v.case for v in index.volumes if v.subject in test and v.has_label}
+    if archive.class_names != index.class_names:
+        raise InputError(f"{archive.root}: its classes are not those of {index.root}; give the archive of these shards")
+    cases = [case for case in archive.cases if case.case in indexed]
+    if len(cases) != len(indexed):
+        missing = sorted(indexed - {case.case for case in cases})
+        raise InputError(
+            f"{archive.root}: test case {missing[0]} of {index.root} is not there; give the shards' archive"
+        )
+    return cases[:at_most] if at_most else cases

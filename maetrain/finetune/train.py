@@ -71,9 +71,8 @@ def finetune(
         report = load_encoder(Path(job.handover), network, config.pretrained_channels)
         peak, layer_decay = config.pretrained_learning_rate, config.pretrained_layer_decay
     network.to(device)
-    optimizer = torch.optim.AdamW(
-        layer_groups(network, layer_decay), lr=peak, betas=(0.9, 0.95), weight_decay=config.weight_decay, fused=True
-    )
+    groups = layer_groups(network, layer_decay, report.matched if report else ())
+    optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.95), weight_decay=config.weight_decay, fused=True)
     criterion = DeepSupervisionLoss()
     data_seed = stream_seed(job.seed, "finetune-data", job.budget)
     batches = labelled_batches(
@@ -89,7 +88,7 @@ def finetune(
         batch = next(batches)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             logits = network(batch.image_BCDHW.to(device))
-        loss = criterion([scale.float() for scale in logits], batch.label_BDHW.to(device))
+        loss = criterion(logits, batch.label_BDHW.to(device))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)

@@ -24,6 +24,6 @@ def hidden_mse(pred_BMP: Tensor, target_BMP: Tensor, counts_BMP: Tensor | None =
     """
     pred_BMP, target_BMP = pred_BMP.float(), target_BMP.float()
     if counts_BMP is None:
-        return F.mse_loss(pred_BMP, target_BMP)  # one pass instead of three
+        return F.mse_loss(pred_BMP, target_BMP)  # fewer passes than below
     error_BMP = (pred_BMP - target_BMP).square()
     return (error_BMP * counts_BMP).sum() / counts_BMP.sum().clamp(min=1)

@@ -49,9 +49,10 @@ class MaskUnitGrid:
         """round(ratio * G); InputError where that leaves no hidden or no visible unit."""
         hidden = round(ratio * self.num_units)
         if self.num_units == 1:
+            enough = next(n for n in range(2, 10**6) if 0 < round(ratio * n) < n)
             raise InputError(
-                f"crop {self.crop_DHW} is a single mask unit: one must stay hidden and one visible; use a crop of "
-                f"{2 * self.unit_DHW[0]} along D, or a smaller mask unit"
+                f"crop {self.crop_DHW} is a single mask unit: at least one must stay hidden and one visible; use a "
+                f"crop of {enough * self.unit_DHW[0]} along D, or a network with a smaller total stride"
             )
         if not 0 < hidden < self.num_units:
             low, high = 1 / self.num_units, 1 - 1 / self.num_units

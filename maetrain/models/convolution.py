@@ -29,7 +29,8 @@ class Conv(nn.Conv3d):
     """A padded convolution over channels-last maps: (B, D, H, W, E) -> (B, D', H', W', K).
 
     With few output tokens it gathers their neighbourhoods and multiplies once: convolution kernels reorder the whole
-    weight on every call, which for 384 -> 768 channels over 16 tokens takes 12 times as long as the product.
+    weight on every call, which for 384 -> 768 channels over 16 tokens takes 12 times as long as the product. A small
+    single sample is convolved as a batch of its two halves.
     """
 
     def __init__(self, width: int, out_width: int, kernel: Triple, stride: Triple, padding: Triple) -> None:

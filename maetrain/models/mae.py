@@ -42,7 +42,7 @@ class MaeConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     mode: Literal["visible", "dense"] = Field(
-        "dense", description="visible: the encoder computes visible units only; dense: the full grid, hidden blanked"
+        "visible", description="visible: the encoder computes visible units only; dense: the full grid, hidden blanked"
     )
     ratio: float = Field(0.7, gt=0, lt=1, description="share of mask units hidden; 0.6-0.75 is best in the literature")
     sampling: Sampling = Field("random", description="hidden units: random, or block (boxes of neighbours)")
@@ -137,7 +137,7 @@ class MaskedAutoencoder(nn.Module):
         grid: MaskUnitGrid,
         counts_BDHW: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """Loss and prediction for a given mask. Nothing random, no transfer: what `torch.compile` is for."""
+        """Loss and prediction for a given mask. Random in drop path alone, no transfer: what `torch.compile` is for."""
         units_BGCDHW = cut_units(volume_BCDHW, grid)
         if self.mae.mode == "visible":
             visible_BVE = self.decoder.join(self.encode_visible(units_BGCDHW, visible_BV, grid))

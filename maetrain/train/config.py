@@ -24,7 +24,7 @@ class PretrainConfig(BaseModel):
     zero_stage: int = Field(2, ge=0, le=2, description="DeepSpeed ZeRO stage: 0 none, 1 optimizer, 2 + gradients")
     precision: str = Field("fp32", pattern="^(fp32|bf16)$", description="fp32, or bf16 with fp32 master weights")
     compile: bool = Field(
-        False, description="torch.compile of the masked autoencoder: minutes at the start, then faster steps"
+        False, description="torch.compile of the masked autoencoder: minutes at the start; nothing gained on CPUs"
     )
     mirror_DHW: tuple[bool, bool, bool] = Field((False, False, False), description="random flips along D, H, W")
     loader_workers: int = Field(0, ge=0, description="reader processes per rank; 0 = in the training process")

@@ -1,4 +1,4 @@
-"""The benchmarks run where nothing but torch, MONAI and pydantic is: a borrowed GPU machine without a network."""
+"""The benchmarks run where our engines and data libraries are not: a borrowed GPU machine without a network."""
 
 import subprocess
 import sys
@@ -43,4 +43,21 @@ def test_a_benchmark_needs_no_engine(module: str, arguments: str, rows: tuple[st
     assert done.returncode == 0, done.stderr
     text = done.stdout.lower()
     assert all(row.lower() in text for row in rows), done.stdout
-    assert not written.exists() or written.read_text().strip() in done.stdout
+    if "--help" not in arguments:
+        assert "| visible | " in written.read_text() and written.read_text().strip() in done.stdout
+
+
+@pytest.mark.runs
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--crop 64 64", "--crop takes one side, or D H W"),
+        ("--rounds 0", "whole numbers from 1"),
+        ("--fill-memory 0.5", "--device cuda"),
+        ("--variant tiny --crop 20 --channels 1 --rounds 1 --only dense", "dense does not run so: crop (20, 20, 20)"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_and_fails(arguments: str, said: str) -> None:
+    line = [sys.executable, "-m", "benchmarks.model", *arguments.split()]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert done.returncode != 0 and said in done.stderr + done.stdout and "Traceback" not in done.stderr

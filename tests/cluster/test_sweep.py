@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cluster.reporting import check_overlap, overlap
-from cluster.sweep import job_stage, test_cases_of
+from cluster.sweep import job_stage
 from data_shards.archive.layout import read_archive
 from data_shards.build import BuildConfig, build
 from data_shards.errors import InputError
@@ -13,7 +13,7 @@ from data_shards.formats.index import ShardIndex
 from data_shards.splits import Split
 from maetrain.checkpoint.handover import POOL, PoolScan
 from maetrain.finetune.config import FinetuneJob
-from maetrain.finetune.plan import pretrain_pool, split_of
+from maetrain.finetune.plan import pretrain_pool, split_of, test_cases_of
 from maetrain.recipes.load import load_recipe
 
 from ..maetrain.small import hand_over

@@ -11,23 +11,28 @@ from ..small import noise
 
 
 @pytest.mark.parametrize(
-    ("size", "kernel", "stride", "padding", "remark"),
+    ("width", "size", "kernel", "stride", "padding", "remark"),
     [
-        ((2, 2, 2), (3, 3, 3), (2, 2, 2), (1, 1, 1), "one output: a product"),
-        ((5, 4, 3), (3, 3, 3), (2, 2, 2), (1, 1, 1), "odd: a product"),
-        ((4, 6, 5), (1, 3, 3), (1, 2, 2), (0, 1, 1), "no stride along D: a convolution"),
-        ((7, 4, 4), (3, 3, 3), (2, 2, 2), (0, 1, 1), "no padding along D"),
-        ((12, 12, 12), (3, 3, 3), (2, 2, 2), (1, 1, 1), "many outputs: two halves"),
-        ((12, 12, 12), (3, 3, 3), (1, 1, 1), (1, 1, 1), "halves that overlap"),
-        ((10, 12, 12), (3, 3, 3), (2, 2, 2), (1, 1, 1), "an odd number of output slices: whole"),
-        ((13, 8, 8), (3, 3, 3), (2, 2, 2), (0, 1, 1), "halves of an odd size without padding along D"),
-        ((32, 32, 4), (3, 3, 3), (2, 2, 2), (1, 1, 1), "large enough for torch's fast kernel"),
+        (1, (16, 12, 12), (3, 3, 3), (2, 2, 2), (1, 1, 1), "one image channel: two halves"),
+        (4, (4, 12, 12), (3, 3, 3), (2, 2, 2), (1, 1, 1), "halves of one slice"),
+        (4, (14, 12, 12), (3, 3, 3), (1, 2, 2), (1, 1, 1), "no stride along D, as in ACDC's stem"),
+        (24, (2, 2, 2), (3, 3, 3), (2, 2, 2), (1, 1, 1), "one output: a product"),
+        (24, (5, 4, 3), (3, 3, 3), (2, 2, 2), (1, 1, 1), "odd: a product"),
+        (24, (4, 6, 5), (1, 3, 3), (1, 2, 2), (0, 1, 1), "no stride along D: a convolution"),
+        (24, (7, 4, 4), (3, 3, 3), (2, 2, 2), (0, 1, 1), "no padding along D"),
+        (24, (12, 12, 12), (3, 3, 3), (2, 2, 2), (1, 1, 1), "many outputs: two halves"),
+        (24, (12, 12, 12), (3, 3, 3), (1, 1, 1), (1, 1, 1), "halves that overlap"),
+        (24, (10, 12, 12), (3, 3, 3), (2, 2, 2), (1, 1, 1), "an odd number of output slices: whole"),
+        (24, (13, 8, 8), (3, 3, 3), (2, 2, 2), (0, 1, 1), "halves of an odd size without padding along D"),
+        (24, (32, 32, 4), (3, 3, 3), (2, 2, 2), (1, 1, 1), "large enough for torch's fast kernel"),
     ],
 )
-def test_conv_is_torchs_convolution(size: Triple, kernel: Triple, stride: Triple, padding: Triple, remark: str) -> None:
+def test_conv_is_torchs_convolution(
+    width: int, size: Triple, kernel: Triple, stride: Triple, padding: Triple, remark: str
+) -> None:
     torch.manual_seed(0)
-    conv = Conv(24, 48, kernel, stride, padding)
-    x = noise(1, *size, 24).requires_grad_()
+    conv = Conv(width, 48, kernel, stride, padding)
+    x = noise(1, *size, width).requires_grad_()
     want = channels_last(F.conv3d(channels_first(x), conv.weight, conv.bias, stride, padding))
     got = conv(x)
     torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)

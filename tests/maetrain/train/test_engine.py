@@ -53,12 +53,12 @@ def train(engine: Engine, steps: range) -> list[float]:
     return losses
 
 
-def test_a_compiled_autoencoder_gives_the_same_curve(who: RankInfo, monkeypatch: pytest.MonkeyPatch) -> None:
-    compiled, real = [], torch.compile
-    monkeypatch.setattr(torch, "compile", lambda f: compiled.append(f.__name__) or real(f, backend="eager"))
+def test_the_autoencoder_is_compiled_where_the_settings_say_so(who: RankInfo, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[str] = []  # tests/maetrain/models hold that what is compiled gives the same numbers
+    monkeypatch.setattr(torch, "compile", lambda f: compiled.append(f.__name__) or f)
     plain = train(make_engine(who, 0), range(2))
     assert "reconstruct" not in compiled  # DeepSpeed compiles functions of its own when it is imported
-    assert train(make_engine(who, 0, compile=True), range(2)) == pytest.approx(plain, rel=1e-6)
+    assert train(make_engine(who, 0, compile=True), range(2)) == plain
     assert compiled.count("reconstruct") == 1
 
 
