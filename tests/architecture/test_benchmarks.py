@@ -1,10 +1,14 @@
 """The benchmarks run where our engines and data libraries are not: a borrowed GPU machine without a network."""
 
+import re
+import shlex
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 NOT_THERE = ("ray", "deepspeed", "mlflow", "zarr", "webdataset", "nibabel", "click", "rich")
@@ -61,3 +65,26 @@ def test_what_cannot_be_measured_is_said_and_fails(arguments: str, said: str) ->
     line = [sys.executable, "-m", "benchmarks.model", *arguments.split()]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert done.returncode != 0 and said in done.stderr + done.stdout and "Traceback" not in done.stderr
+
+
+def gpu_parts() -> list[tuple[str, ...]]:
+    """(module, arguments ...) of every part of benchmarks/gpu.sh."""
+    text = (ROOT / "benchmarks" / "gpu.sh").read_text().replace("\\\n", " ")
+    return [tuple(shlex.split(line)[3:]) for line in re.findall(r"^part .*", text, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("part", gpu_parts(), ids=" ".join)
+def test_the_gpu_script_asks_for_what_there_is(
+    part: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", [*part, "--device", "cuda"])
+    with pytest.raises(SystemExit):
+        import_module(part[0]).main()
+    assert "--device cuda: torch sees no GPU here" in capsys.readouterr().err, "nothing else is wrong with it"
+
+
+def test_the_gpu_script_has_the_rows_that_count() -> None:
+    text = "\n".join(" ".join(part) for part in gpu_parts())
+    for wanted in ("dense visible", "swinunetr", "--fill-memory", "--compile", "benchmarks.attention"):
+        assert wanted in text
