@@ -2,6 +2,7 @@
 
 import os
 import platform
+from argparse import ArgumentTypeError
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -20,8 +21,11 @@ def cpu_name() -> str:
 
 def can_append(path: Path) -> Path:
     """For argparse: `path`, made if it is not there, so that nothing is measured for a result without a place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("a").close()
+    except OSError as error:
+        raise ArgumentTypeError(f"{path} takes no result: {error.strerror}") from None
     return path
 
 

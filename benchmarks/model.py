@@ -318,8 +318,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if len(arguments.crop) not in (1, 3):
         parser.error("--crop takes one side, or D H W")
-    if arguments.rounds < 1 or arguments.batch < 1:
-        parser.error("--rounds and --batch are whole numbers from 1")
+    if min(arguments.rounds, arguments.batch, arguments.channels, *arguments.crop) < 1:
+        parser.error("--rounds, --batch, --channels and --crop are whole numbers from 1")
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no GPU here")
     if arguments.fill_memory is not None and (arguments.device != "cuda" or not 0 < arguments.fill_memory < 1):

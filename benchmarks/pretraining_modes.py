@@ -8,6 +8,9 @@ there is one pretraining a mode, so the interval does not hold the luck of the p
 """
 
 import argparse
+import math
+import statistics
+import sys
 import time
 from pathlib import Path
 
@@ -16,6 +19,7 @@ import torch
 from benchmarks.machine import append_result, can_append, describe
 from data_shards.archive.layout import Archive, read_archive
 from data_shards.build import build
+from data_shards.errors import InputError
 from data_shards.formats.index import ShardIndex
 from data_shards.loading.labelled import load_labelled
 from data_shards.splits import Split
@@ -57,8 +61,8 @@ def pretrained(
     handover = out / mode / "handover"
     if not (handover / CONTRACT).is_file():  # written last
         export_encoder(out / mode, handover)
-    speeds = sorted(point.volumes_per_s for point in curve)
-    return handover, config.pretrain.global_batch / speeds[len(speeds) // 2]
+    speeds = [point.volumes_per_s for point in curve]  # none after 0 steps
+    return handover, config.pretrain.global_batch / statistics.median(speeds) if speeds else math.nan
 
 
 def scores_of(
@@ -152,4 +156,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"pretraining_modes: {error}")

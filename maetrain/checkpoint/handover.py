@@ -13,12 +13,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from data_shards.errors import InputError
 from maetrain.checkpoint.commit import read_model, sha256_file, write_atomically
 from maetrain.checkpoint.fingerprint import differences
 from maetrain.models.config import NNFormerConfig, Triple
+from maetrain.models.segmentation import NNFormer
 
 WEIGHTS, CONTRACT, POOL = "encoder.safetensors", "contract.json", "pool.json"
 # the only encoder weight whose shape follows from the number of input channels
@@ -157,6 +158,8 @@ def with_channels(weight_KCDHW: Tensor, channels: int, how: Literal["mean", "rep
     fewer channels, c gets all pretrained ones that are c modulo their number. Both are scaled so that one image given
     to all channels gets the response it got in pretraining.
     """
+    if how not in ("mean", "repeat"):
+        raise ValueError(f"channels by {how!r}: use mean or repeat")
     K, C, *kernel = weight_KCDHW.shape
     if how == "mean":
         return weight_KCDHW.sum(1, keepdim=True).expand(K, channels, *kernel) / channels
@@ -167,12 +170,12 @@ def with_channels(weight_KCDHW: Tensor, channels: int, how: Literal["mean", "rep
     return weight_KCDHW[:, taken_from] / shares.view(1, -1, 1, 1, 1)
 
 
-def load_encoder(folder: Path, network: nn.Module, other_channels: OtherChannels = "refuse") -> HandoverReport:
+def load_encoder(folder: Path, network: NNFormer, other_channels: OtherChannels = "refuse") -> HandoverReport:
     """Fills the encoder of a segmentation network from a handover.
 
     InputError where the weights are no safetensors, where the number of input channels differs and `other_channels`
-    does not say what to do, and where no tensor fits: then the two networks have nothing in common, and a "pretrained"
-    arm would quietly be a second scratch arm.
+    does not say what to do, where tensors are missing that the contract promises, and where no tensor fits: then the
+    two networks have nothing in common, and a "pretrained" arm would quietly be a second scratch arm.
     """
     handover = read_handover(folder)
     try:
@@ -183,6 +186,12 @@ def load_encoder(folder: Path, network: nn.Module, other_channels: OtherChannels
     matched, unused, channels = {}, [], ""
     for source, tensor in weights.items():
         target = handover.key_map.get(source, "")
+        if not tensor.is_floating_point() or not tensor.isfinite().all():
+            raise InputError(f"{folder}: {source} holds numbers that are not finite, or no fractions; export it again")
+        if target and (target in matched or not target.startswith("encoder.")):
+            raise InputError(
+                f"{folder}: {source} goes to {target}, which is taken or outside the encoder; export it again"
+            )
         if target == STEM and STEM in own and _differ_in_channels_alone(tensor, own[STEM]):
             have, want = tensor.shape[1], own[STEM].shape[1]
             if other_channels == "refuse":
@@ -202,9 +211,19 @@ def load_encoder(folder: Path, network: nn.Module, other_channels: OtherChannels
             f"{[handover.architecture.width(s) for s in range(handover.architecture.num_stages)]}, "
             f"{handover.architecture.in_channels} channels); use the model settings of the pretraining run"
         )
-    network.load_state_dict(matched, strict=False)
     new = tuple(name for name in own if name not in matched)
+    missing = [name for name in new if name.startswith("encoder.")]
+    if missing and _same_encoder(handover.architecture, network.config):
+        raise InputError(
+            f"{folder}: {len(missing)} tensors of the encoder are not in it, the first is {missing[0]}, though it says "
+            "that it holds this network's; export it again"
+        )
+    network.load_state_dict(matched, strict=False)
     return HandoverReport(tuple(sorted(matched)), new, tuple(sorted(unused)), channels)
+
+
+def _same_encoder(a: NNFormerConfig, b: NNFormerConfig) -> bool:
+    return a.encoder_settings() | {"in_channels": 0} == b.encoder_settings() | {"in_channels": 0}
 
 
 def _differ_in_channels_alone(a_KCDHW: Tensor, b_KCDHW: Tensor) -> bool:

@@ -11,9 +11,10 @@ EPS = 1e-6
 
 
 def normalise_units(target_BMP: Tensor) -> Tensor:
-    """Each unit to mean 0 and variance 1 (He et al. 2022, arXiv:2111.06377, "per-patch normalisation")."""
+    """Each unit to mean 0 and variance 1, in float32 (He et al. 2022, arXiv:2111.06377, "per-patch normalisation")."""
+    target_BMP = target_BMP.float()
     mean = target_BMP.mean(-1, keepdim=True)
-    var = target_BMP.var(-1, keepdim=True)
+    var = target_BMP.var(-1, keepdim=True, correction=0)
     return (target_BMP - mean) / torch.sqrt(var + EPS)
 
 
@@ -25,5 +26,6 @@ def hidden_mse(pred_BMP: Tensor, target_BMP: Tensor, counts_BMP: Tensor | None =
     pred_BMP, target_BMP = pred_BMP.float(), target_BMP.float()
     if counts_BMP is None:
         return F.mse_loss(pred_BMP, target_BMP)  # fewer passes than below
-    error_BMP = (pred_BMP - target_BMP).square()
-    return (error_BMP * counts_BMP).sum() / counts_BMP.sum().clamp(min=1)
+    # blanked before the square: infinity times zero would be NaN, in the gradient too
+    error_BMP = (pred_BMP - target_BMP).masked_fill(~counts_BMP, 0.0)
+    return error_BMP.square().sum() / counts_BMP.sum().clamp(min=1)

@@ -49,16 +49,16 @@ class MaskUnitGrid:
         """round(ratio * G); InputError where that leaves no hidden or no visible unit."""
         hidden = round(ratio * self.num_units)
         if self.num_units == 1:
-            enough = next(n for n in range(2, 10**6) if 0 < round(ratio * n) < n)
+            enough = next((n for n in range(2, 100) if 0 < round(ratio * n) < n), 2)  # 2 goes with a middling ratio
             raise InputError(
                 f"crop {self.crop_DHW} is a single mask unit: at least one must stay hidden and one visible; use a "
                 f"crop of {enough * self.unit_DHW[0]} along D, or a network with a smaller total stride"
             )
         if not 0 < hidden < self.num_units:
-            low, high = 1 / self.num_units, 1 - 1 / self.num_units
+            low, high = f"{1 / self.num_units:.2g}", f"{1 - 1 / self.num_units:.{len(str(self.num_units)) + 1}g}"
             raise InputError(
                 f"mask ratio {ratio} hides {hidden} of the {self.num_units} units of crop {self.crop_DHW}: "
-                f"at least one must stay hidden and one visible; use {low:.3f} to {high:.3f} or a larger crop"
+                f"at least one must stay hidden and one visible; use {low} to {high} or a larger crop"
             )
         return hidden
 

@@ -3,6 +3,9 @@
 B batch, D H W tokens, E embedding, h heads, N windows of a map, T tokens of a window, F channels of a head
 """
 
+from math import prod
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,10 +19,18 @@ from maetrain.models.windows import (
     from_heads,
     gathered_index_BTT,
     pad_to_windows,
+    pick_tokens,
     relative_index_TT,
+    spread_tokens,
     to_heads,
     visibility_mask_NTT,
 )
+
+
+class _KeptBias(NamedTuple):
+    plan: WindowPlan
+    table: Tensor
+    bias: Tensor
 
 
 class RelativeBias(nn.Module):
@@ -30,26 +41,37 @@ class RelativeBias(nn.Module):
         self.window_DHW, self.published = window_DHW, published
         self.table = nn.Parameter(torch.zeros(bias_rows(window_DHW), heads))
         nn.init.trunc_normal_(self.table, std=0.02)
-        self._kept: tuple[tuple, Tensor] | None = None
+        self._kept: _KeptBias | None = None
 
     def forward(self, plan: WindowPlan) -> Tensor:
         """(1, N, h, T, T), or (1, 1, h, T, T) where all windows have the same.
 
-        Without gradients (inference) the last one is kept for as long as the table is unchanged.
+        Without gradients (inference) the last one is kept for as long as the table is unchanged. Compared by value:
+        DeepSpeed, and whoever writes through `.data`, move weights behind torch's version counter.
         """
-        if torch.is_grad_enabled():
-            self._kept = None  # DeepSpeed moves weights behind the version counter, always between two such calls
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            self._kept = None
             return self._bias(plan)
-        key = (plan, self.table.dtype, self.table.device, self.table.data_ptr(), self.table._version)
-        if self._kept is None or self._kept[0] != key:
-            self._kept = (key, self._bias(plan))
-        return self._kept[1]
+        kept, table = self._kept, self.table
+        if (
+            kept is None
+            or kept.plan != plan
+            or (kept.table.dtype, kept.table.device) != (table.dtype, table.device)
+            or not torch.equal(kept.table, table)
+        ):
+            self._kept = kept = _KeptBias(plan, table.detach().clone(), self._bias(plan))
+        return kept.bias
 
     def gathered(self, seen: VisibleUnits, cells_DHW: Triple, plan: WindowPlan) -> Tensor:
         """(B, 1, h, T, T) for the tokens of each sample's visible units; pairs of different windows are masked."""
         index_BTT, share_BTT = gathered_index_BTT(seen, cells_DHW, plan, self.window_DHW)
         bias_BhTT = self._rows(index_BTT).movedim(-1, 1)
         return (bias_BhTT if share_BTT is None else masked(bias_BhTT, share_BTT[:, None]))[:, None]
+
+    def among_seen(self, plan: WindowPlan, is_seen_BNT: Tensor) -> Tensor:
+        """(B, N, h, T, T): as `forward`, tokens that are not seen masked (but for themselves: no row stays empty)."""
+        itself_TT = torch.eye(is_seen_BNT.shape[-1], dtype=torch.bool, device=is_seen_BNT.device)
+        return masked(self._bias(plan), is_seen_BNT[:, :, None, None, :] | itself_TT)
 
     def _bias(self, plan: WindowPlan) -> Tensor:
         if self.published != "no" and plan.window_DHW != self.window_DHW:
@@ -115,13 +137,31 @@ class WindowAttention(nn.Module):
         q, k, v = to_heads(self.qkv(tokens_BDHWE), plan, self.heads, parts=3)
         return self.proj(from_heads(attend(q, k, v, self.bias(plan)), plan))
 
-    def gathered(self, tokens_BTE: Tensor, bias_B1hTT: Tensor) -> Tensor:
-        """Over a handful of tokens, those of a sample's visible units."""
-        B, T, E = tokens_BTE.shape
-        qkv = self.qkv(tokens_BTE).view(B, 1, T, 3, self.heads, E // self.heads).permute(3, 0, 1, 4, 2, 5)
+    def over_units(self, tokens_BTE: Tensor, seen: VisibleUnits, cells_DHW: Triple, plan: WindowPlan) -> Tensor:
+        """Over the tokens of each sample's visible units, in the windows of the whole map: (B, T, E) -> (B, T, E).
+
+        By the cheaper of two ways to the same numbers, counted in pairs of tokens. That of all pairs grows with the
+        square of the crop's volume, but is smallest where a window covers the map.
+        """
+        T = tokens_BTE.shape[1]
+        all_pairs = prod(plan.padded_DHW) * prod(plan.window_DHW) >= T * T
+        way = self.among_all if all_pairs else self.among_windows
+        return self.proj(way(self.qkv(tokens_BTE), seen, cells_DHW, plan))
+
+    def among_all(self, qkv_BTE: Tensor, seen: VisibleUnits, cells_DHW: Triple, plan: WindowPlan) -> Tensor:
+        """One attention over all of a sample's visible tokens, those of other windows masked."""
+        B, T, E = qkv_BTE.shape
+        qkv = qkv_BTE.view(B, 1, T, 3, self.heads, E // 3 // self.heads).permute(3, 0, 1, 4, 2, 5)
         q, k, v = qkv.contiguous().unbind(0)
-        out_B1hTF = attend(q, k, v, bias_B1hTT)
-        return self.proj(out_B1hTF.transpose(2, 3).reshape(B, T, E))
+        out_B1hTF = attend(q, k, v, self.bias.gathered(seen, cells_DHW, plan))
+        return out_B1hTF.transpose(2, 3).reshape(B, T, E // 3)
+
+    def among_windows(self, qkv_BTE: Tensor, seen: VisibleUnits, cells_DHW: Triple, plan: WindowPlan) -> Tensor:
+        """The windows of the whole map, hidden tokens blank and masked."""
+        (is_seen_BNhTF,) = to_heads(spread_tokens(torch.ones_like(qkv_BTE[..., :1]), seen, cells_DHW), plan, heads=1)
+        q, k, v = to_heads(spread_tokens(qkv_BTE, seen, cells_DHW), plan, self.heads, parts=3)
+        out_BNhTF = attend(q, k, v, self.bias.among_seen(plan, is_seen_BNhTF[:, :, 0, :, 0] > 0))
+        return pick_tokens(from_heads(out_BNhTF, plan), seen, cells_DHW)
 
 
 class SkipAttention(nn.Module):

@@ -74,9 +74,9 @@ class WindowBlock(nn.Module):
     def _over_units(self, x_MDHWE: Tensor, seen: VisibleUnits) -> Tensor:
         cells_DHW = size_DHW(x_MDHWE)
         map_DHW: Triple = tuple(g * c for g, c in zip(seen.grid_DHW, cells_DHW, strict=True))  # type: ignore[assignment]
-        bias_B1hTT = self.attn.bias.gathered(seen, cells_DHW, plan_windows(map_DHW, self.window_DHW, self.shifted))
+        plan = plan_windows(map_DHW, self.window_DHW, self.shifted)
         x_BTE = x_MDHWE.reshape(len(seen.index_BV), -1, x_MDHWE.shape[-1])
-        x_BTE = x_BTE + self.drop_path(self.attn.gathered(self.norm1(x_BTE), bias_B1hTT))
+        x_BTE = x_BTE + self.drop_path(self.attn.over_units(self.norm1(x_BTE), seen, cells_DHW, plan))
         x_BTE = x_BTE + self.drop_path(self.mlp(self.norm2(x_BTE)))
         return x_BTE.view(x_MDHWE.shape)
 

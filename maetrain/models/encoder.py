@@ -5,7 +5,8 @@ layer-normed map per stage, are the decoder's skips and the masked autoencoder's
 
 The same weights also run over a masked autoencoder's visible units alone (`over_units`). Stem and downsampling overlap
 by a voxel on each side; at a unit's face they see zeros, as at the border of a crop, so nothing of a hidden unit is
-computed or leaks, and all work and memory scale with the visible share.
+computed or leaks, and work and memory scale with the visible share (the logits of attention in windows larger than a
+unit alone are those of the whole map, where that is cheaper).
 
 B batch, C channel, D H W voxels or tokens, E embedding, V visible units
 """
@@ -22,6 +23,20 @@ from maetrain.models.blocks import WindowBlock
 from maetrain.models.config import NNFormerConfig, Triple
 from maetrain.models.convolution import Conv, channels_first, channels_last
 from maetrain.models.windows import VisibleUnits
+
+
+def check_volume(volume_BCDHW: Tensor, config: NNFormerConfig) -> None:
+    """InputError for what is no (B, C, D, H, W) of floating-point numbers, C as in `config`, no axis empty."""
+    shape = tuple(volume_BCDHW.shape)
+    if len(shape) != 5 or not all(shape):
+        raise InputError(f"a volume of shape {shape}: give (batch, channels, D, H, W), each at least 1")
+    if not volume_BCDHW.is_floating_point():
+        raise InputError(f"a volume of {volume_BCDHW.dtype}: give floating-point intensities, float32 as a rule")
+    if (got := shape[1]) != (want := config.in_channels):
+        raise InputError(
+            f"the volume has {got} channels, the network was made for {want}: give {want}, or set "
+            f"model.in_channels={got}"
+        )
 
 
 def run(part: Callable[..., Tensor], recompute: bool, *inputs: Tensor | VisibleUnits | None) -> Tensor:
@@ -127,11 +142,7 @@ class Encoder(nn.Module):
         return self.run_stages(self.run_stem(units_MCDHW), seen)
 
     def run_stem(self, volume_BCDHW: Tensor) -> Tensor:
-        if (got := volume_BCDHW.shape[1]) != (want := self.config.in_channels):
-            raise InputError(
-                f"the volume has {got} channels, the network was made for {want}: give {want}, or set "
-                f"model.in_channels={got}"
-            )
+        check_volume(volume_BCDHW, self.config)
         return run(self.stem, "stem" in self.config.recompute, volume_BCDHW)
 
     def run_stages(self, x_BDHWE: Tensor, seen: VisibleUnits | None = None) -> list[Tensor]:

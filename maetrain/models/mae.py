@@ -30,7 +30,7 @@ from maetrain.masking.units import (
 )
 from maetrain.models.config import NNFormerConfig, nearest_divisor
 from maetrain.models.convolution import channels_first
-from maetrain.models.encoder import Encoder
+from maetrain.models.encoder import Encoder, check_volume
 from maetrain.models.init import init_weights
 from maetrain.models.mae_decoder import MaeDecoder
 from maetrain.models.windows import VisibleUnits, size_DHW
@@ -89,7 +89,7 @@ def rebuilt_units(output: MaeOutput, target_BGP: Tensor, normalised: bool) -> Te
     pred_BMP = output.pred_BMP
     if normalised:
         hidden_BMP = pick_units(target_BGP, output.hidden_BM)
-        pred_BMP = pred_BMP * hidden_BMP.std(-1, keepdim=True) + hidden_BMP.mean(-1, keepdim=True)
+        pred_BMP = pred_BMP * hidden_BMP.std(-1, keepdim=True, correction=0) + hidden_BMP.mean(-1, keepdim=True)
     return target_BGP.scatter(1, output.hidden_BM[..., None].expand(B, M, P), pred_BMP)
 
 
@@ -121,6 +121,9 @@ class MaskedAutoencoder(nn.Module):
 
         InputError where the crop is no multiple of the unit, or the ratio leaves no hidden or no visible unit.
         """
+        check_volume(volume_BCDHW, self.config)
+        if len(seeds_B) != len(volume_BCDHW):
+            raise InputError(f"{len(seeds_B)} mask seeds for {len(volume_BCDHW)} samples: give one for each")
         grid = MaskUnitGrid(size_DHW(volume_BCDHW[:, 0]), self.unit_DHW)
         is_hidden_BG = sample_hidden_BG(grid, seeds_B, self.mae.ratio, self.mae.sampling)
         visible_BV, hidden_BM = (index.to(volume_BCDHW.device) for index in split_units(is_hidden_BG))

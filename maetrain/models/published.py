@@ -12,7 +12,7 @@ _acdc). What it does otherwise than the paper means, and what is therefore repea
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -25,16 +25,19 @@ from maetrain.models.segmentation import NNFormer
 ACDC_DOWN_STRIDE = ((1, 4, 4), (1, 8, 8), (2, 16, 16), (4, 32, 32))
 
 
+_Side = Annotated[int, Field(ge=1)]
+
+
 class PublishedArguments(BaseModel):
     """The published constructor's arguments, with the defaults of its Synapse and Tumor files."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    crop_size: Triple = Field((64, 128, 128), description="voxels along D, H, W")
+    crop_size: tuple[_Side, _Side, _Side] = Field((64, 128, 128), description="voxels along D, H, W")
     embedding_dim: int = Field(192, ge=2, multiple_of=2)
     input_channels: int = Field(1, ge=1)
     num_classes: int = Field(14, ge=1)
-    depths: tuple[int, ...] = (2, 2, 2, 2)
+    depths: tuple[Annotated[int, Field(ge=1, le=64)], ...] = Field((2, 2, 2, 2), min_length=2)
     num_heads: tuple[int, ...] = (6, 12, 24, 48)
     patch_size: tuple[Literal[1, 2, 4], Literal[1, 2, 4], Literal[1, 2, 4]] = Field(
         (2, 4, 4), description="the stem's stride; its two blocks halve 4 twice and 2 once"
@@ -90,12 +93,24 @@ def load_published(weights: Mapping[str, Tensor], config: Mapping) -> NNFormer:
     `network(x)` gives the logits, full resolution first; `network.encoder(x)` the four normed maps, (B, E, D, H, W).
     Input: crops of `crop_size`. Raises InputError (a ValueError) where arguments or weights don't fit together.
     """
+    if not isinstance(config, Mapping):
+        raise InputError(f"published config: {type(config).__name__} is no mapping of the constructor's arguments")
+    given = {name: t for name, t in weights.items() if not name.endswith("relative_position_index")}
+    for name, tensor in given.items():
+        if not isinstance(tensor, Tensor) or tensor.is_meta or not tensor.is_floating_point():
+            raise InputError(
+                f"published weights: {name} is no tensor of floating-point numbers; load it with its values"
+            )
     try:
         arguments = PublishedArguments.model_validate(dict(config))
+        return _filled(arguments, given)
     except ValidationError as error:
         first = error.errors()[0]
-        raise InputError(f"published config: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    given = {name: t for name, t in weights.items() if not name.endswith("relative_position_index")}
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(f"published config: {where + ': ' if where else ''}{first['msg']}") from None
+
+
+def _filled(arguments: PublishedArguments, given: Mapping[str, Tensor]) -> NNFormer:
     heads = []
     for stage in range(len(arguments.depths) - 1):
         table = f"decoder.layers.{stage}.blocks.0.attn.relative_position_bias_table"
@@ -103,6 +118,8 @@ def load_published(weights: Mapping[str, Tensor], config: Mapping) -> NNFormer:
             raise InputError(
                 f"published weights: {table} is missing; give the whole network's, in the published naming"
             )
+        if given[table].ndim != 2:
+            raise InputError(f"published weights: {table} is {tuple(given[table].shape)}, not offsets x heads")
         heads.append(given[table].shape[1])
     network = NNFormer(published_config(arguments, tuple(heads)), arguments.num_classes)
     own = network.state_dict()

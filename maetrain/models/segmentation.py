@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from maetrain.models.blocks import SkipBlock, WindowBlock
 from maetrain.models.config import NNFormerConfig, Triple, ceil_div
 from maetrain.models.convolution import Expand, channels_first
-from maetrain.models.encoder import Encoder, run
+from maetrain.models.encoder import Encoder, check_volume, run
 from maetrain.models.init import init_weights
 from maetrain.models.windows import size_DHW
 
@@ -81,6 +81,7 @@ class NNFormer(nn.Module):
 
     def forward(self, volume_BCDHW: Tensor) -> list[Tensor]:
         """(B, C, D, H, W) of any size -> [(B, K, D, H, W), then each coarser supervised scale]."""
+        check_volume(volume_BCDHW, self.config)
         size = size_DHW(volume_BCDHW[:, 0])
         *skips, x_BDHWE = self.encoder.over_map(volume_BCDHW)
         maps: list[Tensor] = []

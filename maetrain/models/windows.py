@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maetrain.masking.units import MaskUnitGrid, to_units
+from maetrain.masking.units import MaskUnitGrid, pick_units, to_units
 from maetrain.models.config import Triple
 
 Published = Literal["no", "cubic", "acdc"]
@@ -113,6 +113,7 @@ def window_of_DHW(plan: WindowPlan) -> Tensor:
 
 
 @lru_cache(maxsize=256)
+@torch.inference_mode(mode=False)  # kept longer than the inference that may ask first
 def visibility_mask_NTT(plan: WindowPlan, device: torch.device) -> Tensor:
     """Bool (N, T, T), True = the row's token may attend to the column's token.
 
@@ -156,6 +157,7 @@ def _ramp_DHW(size_DHW: Triple, strides: Triple) -> Tensor:
 
 
 @lru_cache(maxsize=256)
+@torch.inference_mode(mode=False)  # kept longer than the inference that may ask first
 def relative_index_TT(window_DHW: Triple, table_DHW: Triple, device: torch.device, published: bool = False) -> Tensor:
     """Long (T, T): the row of the bias table for each pair of tokens of a window.
 
@@ -175,7 +177,27 @@ class VisibleUnits(NamedTuple):
     index_BV: Tensor
 
 
+def spread_tokens(tokens_BTE: Tensor, seen: VisibleUnits, cells_DHW: Triple) -> Tensor:
+    """(B, T, E) of each sample's visible units -> the whole map (B, D, H, W, E), zero where it is hidden."""
+    B, _, E = tokens_BTE.shape
+    V = seen.index_BV.shape[1]
+    (a, b, c), (d, h, w) = seen.grid_DHW, cells_DHW
+    cells = d * h * w * E
+    blank_BGE = tokens_BTE.new_zeros(B, a * b * c, cells)
+    units_BGE = blank_BGE.scatter(1, seen.index_BV[..., None].expand(B, V, cells), tokens_BTE.reshape(B, V, cells))
+    return units_BGE.view(B, a, b, c, d, h, w, E).permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(B, a * d, b * h, c * w, E)
+
+
+def pick_tokens(map_BDHWE: Tensor, seen: VisibleUnits, cells_DHW: Triple) -> Tensor:
+    """The way back: the tokens (B, T, E) of the visible units, unit by unit."""
+    B, E = len(map_BDHWE), map_BDHWE.shape[-1]
+    (a, b, c), (d, h, w) = seen.grid_DHW, cells_DHW
+    blocks = map_BDHWE.view(B, a, d, b, h, c, w, E).permute(0, 1, 3, 5, 2, 4, 6, 7)
+    return pick_units(blocks.reshape(B, a * b * c, d * h * w * E), seen.index_BV).reshape(B, -1, E)
+
+
 @lru_cache(maxsize=256)
+@torch.inference_mode(mode=False)  # kept longer than the inference that may ask first
 def _rows_and_windows_Gc(
     plan: WindowPlan, table_DHW: Triple, cells_DHW: Triple, device: torch.device
 ) -> tuple[Tensor, Tensor]:

@@ -57,6 +57,8 @@ def test_a_benchmark_needs_no_engine(module: str, arguments: str, rows: tuple[st
     [
         ("--crop 64 64", "--crop takes one side, or D H W"),
         ("--rounds 0", "whole numbers from 1"),
+        ("--channels 0", "whole numbers from 1"),
+        ("--write /proc", "/proc takes no result"),
         ("--fill-memory 0.5", "--device cuda"),
         ("--variant tiny --crop 20 --channels 1 --rounds 1 --only dense", "dense does not run so: crop (20, 20, 20)"),
     ],

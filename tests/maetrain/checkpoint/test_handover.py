@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,12 +30,13 @@ from maetrain.models.segmentation import NNFormer
 
 from ..small import SMALL, noise
 
+Change = Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
 SCANS = [PoolScan(case="c1", subject="anna", voxel_sha256="1" * 64)]
 
 
-def hand_over(folder: Path, config: NNFormerConfig = SMALL) -> dict[str, torch.Tensor]:
+def hand_over(folder: Path, config: NNFormerConfig = SMALL, change: Change = dict) -> dict[str, torch.Tensor]:
     torch.manual_seed(1)
-    weights = Encoder(config).state_dict()
+    weights = change(Encoder(config).state_dict())
     contract = {
         "architecture": config,
         "crop_DHW": (16, 16, 16),
@@ -156,6 +158,37 @@ def test_a_network_with_another_window_takes_the_rest_and_reports_it(tmp_path: P
     assert report.unused == tables and len(report.matched) == len(weights) - 2
     assert {f"encoder.{name}" for name in tables} < set(report.new)
     assert json.loads(report.to_json())["unused"] == list(tables)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda w: {k: t for k, t in w.items() if "conv1" not in k}, "4 tensors of the encoder are not in it"),
+        (
+            lambda w: w | {"stem.norm.bias": torch.full((8,), torch.nan)},
+            "stem.norm.bias holds numbers that are not finite",
+        ),
+        (lambda w: w | {"stem.norm.bias": torch.zeros(8, dtype=torch.int8)}, "stem.norm.bias holds numbers"),
+    ],
+)
+def test_a_handover_that_would_leave_the_encoder_random_is_refused(tmp_path: Path, change: Change, said: str) -> None:
+    hand_over(tmp_path, change=change)
+    network = NNFormer(SMALL, 3)
+    before = {name: t.clone() for name, t in network.state_dict().items()}
+    with pytest.raises(InputError, match=said):
+        load_encoder(tmp_path, network)
+    assert all(torch.equal(t, before[name]) for name, t in network.state_dict().items())
+
+
+@pytest.mark.parametrize("target", ["encoder.stem.norm.weight", "decoder.0.skip_block.norm1.weight"])
+def test_a_key_map_that_leads_elsewhere_is_refused(tmp_path: Path, target: str) -> None:
+    hand_over(tmp_path)
+    contract = json.loads((tmp_path / CONTRACT).read_text())
+    contract["key_map"]["stem.norm.bias"] = target
+    contract["key_map"]["stem.block1.norm1.weight"] = target
+    (tmp_path / CONTRACT).write_text(json.dumps(contract))
+    with pytest.raises(InputError, match=f"goes to {target}, which is taken or outside the encoder"):
+        load_encoder(tmp_path, NNFormer(SMALL, 3))
 
 
 @pytest.mark.parametrize("how", ["mean", "repeat"])

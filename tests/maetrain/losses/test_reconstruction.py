@@ -22,8 +22,10 @@ def test_values_that_do_not_count_have_no_influence_and_no_gradient() -> None:
     assert loss.item() == pytest.approx(float((pred - target)[COUNTS].square().mean()), rel=1e-6)
     (gradient,) = torch.autograd.grad(loss, pred)
     assert (gradient[~COUNTS] == 0).all() and (gradient[COUNTS] != 0).all()
-    target[~COUNTS] = 1e6
-    assert hidden_mse(pred, target, COUNTS) == loss
+    for far in (1e6, float("inf"), float("nan")):
+        target[~COUNTS] = far
+        again = hidden_mse(pred, target, COUNTS)
+        assert again == loss and torch.equal(torch.autograd.grad(again, pred)[0], gradient)
 
 
 def test_where_nothing_counts_the_loss_is_zero_not_nan() -> None:
@@ -40,8 +42,14 @@ def test_the_loss_is_summed_in_float32_whatever_comes() -> None:
 def test_normalised_units_have_mean_zero_and_variance_one_each() -> None:
     units = normalise_units(noise(2, 4, 50) * 7 + 3)
     torch.testing.assert_close(units.mean(-1), torch.zeros(2, 4), atol=1e-5, rtol=0)
-    torch.testing.assert_close(units.var(-1), torch.ones(2, 4), atol=1e-4, rtol=0)
+    torch.testing.assert_close(units.var(-1, correction=0), torch.ones(2, 4), atol=1e-4, rtol=0)
 
 
 def test_a_flat_unit_normalises_to_zero_not_to_nan() -> None:
     assert (normalise_units(torch.full((1, 1, 8), 4.0)) == 0).all()
+    assert (normalise_units(torch.full((1, 1, 1), 4.0)) == 0).all(), "a unit of one value"
+
+
+def test_units_are_normalised_in_float32_whatever_comes() -> None:
+    units = (noise(2, 4, 50) + 8).bfloat16()
+    torch.testing.assert_close(normalise_units(units), normalise_units(units.float()))

@@ -103,7 +103,17 @@ def test_a_ratio_that_leaves_nothing_hidden_or_nothing_visible_is_refused(ratio:
         sample_hidden_BG(GRID, torch.tensor([0]), ratio)
 
 
-@pytest.mark.parametrize("ratio", [0.01, 0.2, 0.5, 0.7, 0.75, 0.9])
+@pytest.mark.parametrize("side", [2, 3, 13, 16])
+@pytest.mark.parametrize("ratio", [1e-6, 1 - 1e-6])
+def test_the_ratios_advised_for_a_grid_work(side: int, ratio: float) -> None:
+    grid = MaskUnitGrid((8 * side,) * 3, (8, 8, 8))
+    with pytest.raises(InputError, match="use .* to .* or a larger crop") as refused:
+        grid.num_hidden(ratio)
+    low, high = re.findall(r"use (\S+) to (\S+) or", str(refused.value))[0]
+    assert (grid.num_hidden(float(low)), grid.num_hidden(float(high))) == (1, side**3 - 1)
+
+
+@pytest.mark.parametrize("ratio", [0.05, 0.2, 0.5, 0.7, 0.75, 0.9])
 def test_a_crop_of_a_single_unit_is_refused_with_one_that_works(ratio: float) -> None:
     with pytest.raises(InputError, match="single mask unit") as refused:
         sample_hidden_BG(MaskUnitGrid((16, 16, 16), (16, 16, 16)), torch.tensor([0]), ratio)

@@ -1,6 +1,7 @@
 """Window attention against a loop over single tokens, and what may influence what."""
 
 from itertools import product
+from math import prod
 
 import pytest
 import torch
@@ -161,6 +162,49 @@ def test_tokens_of_visible_units_attend_inside_the_windows_of_the_whole_map(
     torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("shifted", [False, True])
+@pytest.mark.parametrize(
+    ("grid", "cells", "visible", "remark"),
+    [
+        ((2, 3, 2), (1, 1, 2), 5, "a window holds several units"),
+        ((1, 2, 1), (2, 2, 4), 1, "cut to the map"),
+        ((3, 2, 2), (2, 2, 3), 4, "windows that end inside units, a padded map"),
+        ((4, 4, 4), (1, 1, 1), 3, "windows without any visible token"),
+    ],
+)
+def test_visible_tokens_attend_alike_among_all_and_among_windows(
+    grid: Triple, cells: Triple, visible: int, remark: str, shifted: bool
+) -> None:
+    torch.manual_seed(0)
+    attn = WindowBlock(6, 2, WINDOW, shifted, mlp_ratio=2.0, drop_path=0.0).attn
+    attn.bias.table.data.normal_()
+    size: Triple = tuple(g * c for g, c in zip(grid, cells, strict=True))  # type: ignore[assignment]
+    plan = plan_windows(size, WINDOW, shifted)
+    seen = VisibleUnits(grid, torch.stack([torch.randperm(prod(grid))[:visible] for _ in range(2)]))
+    qkv = noise(2, visible * prod(cells), 18).requires_grad_()
+    found = []
+    for way in (attn.among_all, attn.among_windows):
+        out = way(qkv, seen, cells, plan)
+        gradients = torch.autograd.grad((out * noise(*out.shape, seed=1)).sum(), (qkv, attn.bias.table))
+        found.append((out, *gradients))
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-4)
+    low = attn.among_windows(qkv.bfloat16(), seen, cells, plan)
+    assert low.isfinite().all(), "a window without visible tokens has no empty row in few digits either"
+
+
+@pytest.mark.parametrize(("side", "way"), [(2, "among_all"), (16, "among_windows")])
+def test_the_way_with_fewer_pairs_of_tokens_is_taken(side: int, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    attn = WindowBlock(6, 2, (4, 4, 4), False, mlp_ratio=2.0, drop_path=0.0).attn
+    grid, cells = (side,) * 3, (2, 2, 2)  # a quarter of the units visible, windows of 8 units
+    seen = VisibleUnits(grid, torch.arange(side**3 // 4)[None])
+    taken = []
+    for name in ("among_all", "among_windows"):
+        monkeypatch.setattr(attn, name, lambda qkv, *_, name=name: taken.append(name) or qkv[..., :6])
+    attn.over_units(noise(1, side**3 // 4 * 8, 6), seen, cells, plan_windows((2 * side,) * 3, (4, 4, 4), False))
+    assert taken == [way]
+
+
 @torch.no_grad()
 def test_windows_that_fit_into_a_unit_stay_inside_it() -> None:
     block = WindowBlock(6, 2, (2, 2, 2), True, mlp_ratio=2.0, drop_path=0.0)
@@ -179,8 +223,15 @@ def test_a_bias_kept_for_inference_is_made_anew_when_the_weights_move() -> None:
         assert bias(plan_windows((4, 4, 4), (2, 2, 2), shifted=False)).shape != first.shape
         bias.table.add_(1.0)
         assert not torch.equal(bias(plan), first)
-    second = bias(plan)
-    assert second.requires_grad
-    bias.table.data.add_(1.0)  # as DeepSpeed does, behind the version counter, after a pass with gradients
-    with torch.no_grad():
+        second = bias(plan)
+        bias.table.data.add_(1.0)  # behind the version counter, as DeepSpeed and averaged weights do
         assert not torch.equal(bias(plan), second)
+    assert bias(plan).requires_grad
+
+
+def test_what_is_kept_from_inference_does_not_spoil_training() -> None:
+    block, seen = WindowBlock(4, 2, (2, 2, 2), True, 2.0, 0.0), VisibleUnits((3, 2, 2), torch.tensor([[0, 5]]))
+    for x, units in ((noise(1, 5, 4, 4, 4), None), (noise(2, 1, 1, 1, 4), seen)):
+        with torch.inference_mode():
+            block(x, units)
+        block(x, units).sum().backward()

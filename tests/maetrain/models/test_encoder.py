@@ -1,13 +1,17 @@
 """The encoder takes any size, computes samples apart, and rests in eval mode."""
 
+import re
+
 import pytest
 import torch
 
 from data_shards.errors import InputError
 from maetrain.models.config import Triple
 from maetrain.models.encoder import Encoder
+from maetrain.models.mae import MaskedAutoencoder
+from maetrain.models.segmentation import NNFormer
 
-from ..small import SMALL, noise
+from ..small import SMALL, SMALL_MAE, noise
 
 
 def rounded_up(size: Triple, stride: int) -> Triple:
@@ -48,6 +52,25 @@ def test_drop_path_rises_from_nothing_to_its_setting() -> None:
 
 def test_every_second_block_is_shifted() -> None:
     assert [block.shifted for stage in Encoder(SMALL).stages for block in stage.blocks] == [False, True] * 3
+
+
+@pytest.mark.parametrize(
+    ("volume", "said"),
+    [
+        (torch.zeros(1, 24, 24, 24), "shape (1, 24, 24, 24): give (batch, channels, D, H, W)"),
+        (torch.zeros(1, 1, 0, 24, 24), "each at least 1"),
+        (torch.zeros(0, 1, 24, 24, 24), "each at least 1"),
+        (torch.zeros(1, 1, 8, 8, 8, dtype=torch.int16), "torch.int16: give floating-point"),
+        (torch.zeros(1, 2, 8, 8, 8), "2 channels, the network was made for 1"),
+    ],
+)
+def test_what_is_no_volume_is_refused_by_every_network(volume: torch.Tensor, said: str) -> None:
+    mae = MaskedAutoencoder(SMALL, SMALL_MAE)
+    for network in (Encoder(SMALL), NNFormer(SMALL, 3), lambda x: mae(x, torch.zeros(len(x), dtype=torch.int64))):
+        with pytest.raises(InputError, match=re.escape(said)):
+            network(volume)
+    with pytest.raises(InputError, match="1 mask seeds for 2 samples"):
+        mae(torch.zeros(2, 1, 16, 16, 16), torch.tensor([0]))
 
 
 def test_another_number_of_channels_is_refused() -> None:

@@ -100,6 +100,37 @@ def test_weights_that_do_not_fit_are_refused() -> None:
         load_published(weights, ACDC | {"down_stride": ((1, 4, 4), (2, 8, 8), (4, 16, 16), (8, 32, 32))})
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"num_heads": (5, 2, 3, 4)}, "does not divide the width"),
+        ({"num_heads": (1, 2)}, "num_heads has 2 entries"),
+        ({"window_size": (-2, 2, 2, 1)}, "has an axis below 1"),
+        ({"depths": ()}, "depths"),
+        ({"depths": (2, 2, 2, 10**5)}, "depths.3"),
+        ({"crop_size": (0, 0, 0)}, "crop_size.0"),
+        ({"crop_size": (-32, 32, 32)}, "crop_size.0"),
+    ],
+)
+def test_arguments_that_make_no_network_are_refused_in_one_line(changes: dict, said: str) -> None:
+    with pytest.raises(InputError, match=said) as refused:
+        load_published(random_weights(CUBIC, (1, 2, 3)), CUBIC | changes)
+    assert "\n" not in str(refused.value)
+
+
+def test_weights_that_are_no_numbers_are_refused_by_name() -> None:
+    weights, norm = random_weights(CUBIC, (1, 2, 3)), "model_down.norm0.weight"
+    for bad in (weights[norm].to("meta"), weights[norm].int(), weights[norm].numpy()):
+        with pytest.raises(InputError, match=f"{norm} is no tensor of floating-point"):
+            load_published(weights | {norm: bad}, CUBIC)
+    table = "decoder.layers.0.blocks.0.attn.relative_position_bias_table"
+    with pytest.raises(InputError, match="not offsets x heads"):
+        load_published(weights | {table: torch.zeros(7)}, CUBIC)
+    with pytest.raises(InputError, match="no mapping of the constructor's arguments"):
+        load_published(weights, None)  # type: ignore[arg-type]
+    load_published({name: t.half() for name, t in weights.items()}, CUBIC)
+
+
 @torch.no_grad()
 def test_a_crop_whose_windows_differ_is_refused() -> None:
     network = load_published(random_weights(CUBIC, (1, 2, 3)), CUBIC)
