@@ -1,10 +1,11 @@
 """What a job's result depends on, and which scans test it; nothing runs here."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from cluster.reporting import check_overlap, overlap
+from cluster.reporting import check_encoder, check_overlap, overlap
 from cluster.sweep import job_stage
 from data_shards.archive.layout import read_archive
 from data_shards.build import BuildConfig, build
@@ -16,7 +17,7 @@ from maetrain.finetune.config import FinetuneJob
 from maetrain.finetune.plan import pretrain_pool, split_of, test_cases_of
 from maetrain.recipes.load import load_recipe
 
-from ..maetrain.small import hand_over
+from ..maetrain.small import SMALL, hand_over
 
 CONFIG = load_recipe("demo")
 JOB = FinetuneJob(budget=1, arm="scratch", seed=0, subjects=("person_000",))
@@ -131,3 +132,15 @@ def test_a_test_person_in_the_pool_is_found_by_name_and_by_voxels(
     assert (folder / POOL).is_file()
     with pytest.raises(InputError, match="pretrain with the same split"):
         check_overlap(index, split, folder)
+
+
+def test_an_encoder_for_other_channels_passes_where_the_settings_say_how_it_fits(
+    tmp_path: Path, index: ShardIndex, split: Split
+) -> None:
+    two = {"architecture": SMALL.model_copy(update={"in_channels": 2}), "channel_names": ("T1", "T2")}
+    folder = hand_over(tmp_path, [], preprocess=index.preprocess.model_dump(mode="json"), **two)
+    for how in ("refuse", "mean"):
+        config = load_recipe("demo", (f"finetune.pretrained_channels={how}",)).model_copy(update={"model": SMALL})
+        refused = pytest.raises(InputError, match="set finetune.pretrained_channels=mean or repeat")
+        with refused if how == "refuse" else nullcontext():
+            check_encoder(index, split, config, folder)

@@ -47,9 +47,9 @@ def small_setup(index: ShardIndex, run_dir: Path, **changes: object) -> Pretrain
     )
 
 
-def hand_over(folder: Path, pool: list[PoolScan]) -> Path:
-    """The handover of a small encoder with torch's current random weights."""
-    contract = {
+def hand_over(folder: Path, pool: list[PoolScan], **changes: object) -> Path:
+    """The handover of a small encoder with torch's current random weights; `changes` of its contract."""
+    contract: dict = {
         "architecture": SMALL,
         "crop_DHW": (16, 16, 16),
         "preprocess": {},
@@ -57,6 +57,7 @@ def hand_over(folder: Path, pool: list[PoolScan]) -> Path:
         "shard_index_sha256": "0",
         "pretrain_fingerprint": "0",
         "step": 1,
+        **changes,
     }
-    write_handover(folder, Encoder(SMALL).state_dict(), contract, pool)
+    write_handover(folder, Encoder(contract["architecture"]).state_dict(), contract, pool)
     return folder
