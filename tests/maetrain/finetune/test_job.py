@@ -1,5 +1,6 @@
 """A finished job leaves a model, scores and a result, and the result is there only when all is done."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,11 @@ from maetrain.evaluate.model_folder import load_model
 from maetrain.evaluate.scores import ScoreRow, read_scores
 from maetrain.finetune import job as job_module
 from maetrain.finetune.config import FinetuneConfig, FinetuneJob
-from maetrain.finetune.job import RESULT, JobResult, class_means, read_result, run_job
+from maetrain.finetune.job import RESULT, TRANSFER, JobResult, class_means, read_result, run_job
+from maetrain.models.segmentation import NNFormer
 from maetrain.tracking.tracker import NullTracker
 
-from ..small import SMALL
+from ..small import SMALL, hand_over
 
 JOB = FinetuneJob(budget=2, arm="scratch", seed=0, subjects=("person_000", "person_001"))
 CONFIG = FinetuneConfig(crop_DHW=(16, 16, 16), window_DHW=(16, 16, 16), steps=2, warmup_steps=0)
@@ -36,10 +38,10 @@ class Notes(NullTracker):
         self.files.append(path.name)
 
 
-def run(index: ShardIndex, archive: Path, folder: Path, tracker: NullTracker) -> JobResult:
-    cases = load_labelled(index, JOB.subjects)
+def run(index: ShardIndex, archive: Path, folder: Path, tracker: NullTracker, job: FinetuneJob = JOB) -> JobResult:
+    cases = load_labelled(index, job.subjects)
     test_cases = [case for case in read_archive(archive).cases if case.subject == "person_005"]
-    return run_job(JOB, SMALL, CONFIG, index, cases, cases[:1], test_cases, 1.0, folder, tracker)
+    return run_job(job, SMALL, CONFIG, index, cases, cases[:1], test_cases, 1.0, folder, tracker)
 
 
 def test_a_job_leaves_model_scores_picture_and_result(
@@ -57,6 +59,19 @@ def test_a_job_leaves_model_scores_picture_and_result(
     assert network.num_classes == 3 and contract.made_by == {"budget": "2", "arm": "scratch", "seed": "0"}
     assert set(notes.files) == {"overlay.png", "scores.csv"}
     assert notes.seen["test_dice"] == pytest.approx(result.test_dice)
+
+
+def test_a_job_from_a_handover_leaves_every_tensors_fate(
+    small_index: ShardIndex, small_archive: Path, tmp_path: Path
+) -> None:
+    handover, notes = hand_over(tmp_path / "handover", []), Notes()
+    pretrained = JOB.model_copy(update={"arm": "mae", "handover": str(handover)})
+    run(small_index, small_archive, tmp_path / "job", notes, pretrained)
+    fates = json.loads((tmp_path / "job" / TRANSFER).read_text())
+    own = set(NNFormer(SMALL, 3).state_dict())
+    assert {*fates["matched"], *fates["new"]} == own and fates["unused"] == []
+    assert set(fates["matched"]) == {name for name in own if name.startswith("encoder.")}
+    assert TRANSFER in notes.files
 
 
 def test_a_job_that_breaks_off_while_scoring_is_not_finished(
