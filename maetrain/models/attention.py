@@ -143,9 +143,8 @@ class WindowAttention(nn.Module):
         By the cheaper of two ways to the same numbers, counted in pairs of tokens. That of all pairs grows with the
         square of the crop's volume, but is smallest where a window covers the map.
         """
-        T = tokens_BTE.shape[1]
-        all_pairs = prod(plan.padded_DHW) * prod(plan.window_DHW) >= T * T
-        way = self.among_all if all_pairs else self.among_windows
+        all_pairs, pairs_in_windows = tokens_BTE.shape[1] ** 2, prod(plan.padded_DHW) * prod(plan.window_DHW)
+        way = self.among_all if all_pairs <= pairs_in_windows else self.among_windows
         return self.proj(way(self.qkv(tokens_BTE), seen, cells_DHW, plan))
 
     def among_all(self, qkv_BTE: Tensor, seen: VisibleUnits, cells_DHW: Triple, plan: WindowPlan) -> Tensor:
