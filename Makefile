@@ -27,7 +27,7 @@ demo: install    ## archive to report; DATA=folder in MSD or nnU-Net layout, OUT
 test: install    ## all tests
 	$(BIN)/python -m pytest
 
-bench-model: install ## step times beside MONAI's networks, CPU, 10 min; WRITE=file appends the result
+bench-model: install ## step times beside MONAI's networks, CPU, 7 min; WRITE=file appends the result
 	$(BIN)/python -m benchmarks.model --crop 64 $(if $(WRITE),--write "$(WRITE)")
 	$(BIN)/python -m benchmarks.model --crop 96 --rounds 3 --only dense visible segmentation swinunetr $(if $(WRITE),--write "$(WRITE)")
 	$(BIN)/python -m benchmarks.model --crop 128 --only dense visible $(if $(WRITE),--write "$(WRITE)")

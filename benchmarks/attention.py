@@ -12,12 +12,11 @@ import sys
 import time
 from collections.abc import Callable
 from math import prod
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from benchmarks.machine import append_result, can_append, describe
+from benchmarks.machine import add_write_option, append_result, check_device, describe, now_s
 from maetrain.models.attention import attend_fused, attend_written_out
 from maetrain.models.sizes import CONFIGS
 from maetrain.models.windows import bias_rows, plan_windows, relative_index_TT
@@ -59,13 +58,9 @@ def seconds(way: Way, shape: tuple, window: tuple, device: str, dtype: torch.dty
     index_TT = relative_index_TT(window, window, torch.device(device))
     taken = []
     for _ in range(repeats + 3):
-        if device == "cuda":
-            torch.cuda.synchronize()
-        started = time.perf_counter()
+        started = now_s(device)
         way(q, k, v, table, index_TT).float().square().mean().backward()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        taken.append(time.perf_counter() - started)
+        taken.append(now_s(device) - started)
     return statistics.median(taken[3:])
 
 
@@ -75,14 +70,11 @@ def main() -> None:
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument(
-        "--write", type=lambda text: can_append(Path(text)), help="append the result to this Markdown file"
-    )
+    add_write_option(parser)
     arguments = parser.parse_args()
     if arguments.batch < 1 or arguments.repeats < 1:
         parser.error("--batch and --repeats are whole numbers from 1")
-    if arguments.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: torch sees no GPU here")
+    check_device(parser, arguments.device)
     dtype = torch.float32 if arguments.precision == "fp32" else torch.bfloat16
     ways = {"written out": with_bias(attend_written_out), "fused": with_bias(attend_fused), "flex": flex_way()}
     lines = [

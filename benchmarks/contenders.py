@@ -1,6 +1,5 @@
 """The networks that are timed beside each other, each with its loss, an optimizer and one kind of input."""
 
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.machine import now_s
 from maetrain.models.config import Triple
 from maetrain.models.mae import MaeConfig, MaskedAutoencoder
 from maetrain.models.segmentation import NNFormer
@@ -106,17 +106,12 @@ class Runner:
 
     def step(self) -> tuple[float, float]:
         """Seconds of forward + backward, and of the whole step with the optimizer."""
-        started = self._now()
+        started = now_s(self.case.device)
         self.passes()
-        between = self._now()
+        between = now_s(self.case.device)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return between - started, self._now() - started
-
-    def _now(self) -> float:
-        if self.case.device == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
+        return between - started, now_s(self.case.device) - started
 
     def flops(self) -> tuple[float, float]:
         """Floating-point operations (2 a multiply-add) of a forward pass, and of forward + backward."""

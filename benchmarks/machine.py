@@ -2,7 +2,8 @@
 
 import os
 import platform
-from argparse import ArgumentTypeError
+import time
+from argparse import ArgumentParser, ArgumentTypeError
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -19,8 +20,25 @@ def cpu_name() -> str:
     return names[0] if names else platform.machine()
 
 
-def can_append(path: Path) -> Path:
-    """For argparse: `path`, made if it is not there, so that nothing is measured for a result without a place."""
+def now_s(device: str) -> float:
+    """The clock, read when all that the device was given is done."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def check_device(parser: ArgumentParser, device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no GPU here")
+
+
+def add_write_option(parser: ArgumentParser) -> None:
+    """`--write FILE`, refused at once where it takes no result: nothing is measured without a place for it."""
+    parser.add_argument("--write", type=_appendable, help="append the result to this Markdown file")
+
+
+def _appendable(text: str) -> Path:
+    path = Path(text)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.open("a").close()

@@ -27,7 +27,7 @@ from queue import Empty
 import torch
 
 from benchmarks.contenders import NAMES, PRECISIONS, Case, Runner
-from benchmarks.machine import append_result, can_append, describe
+from benchmarks.machine import add_write_option, append_result, check_device, describe, now_s
 from maetrain.models.config import Triple
 from maetrain.models.sizes import CONFIGS
 
@@ -38,13 +38,9 @@ def matrix_rate(device: str, dtype: torch.dtype) -> float:
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     best = 0.0
     for _ in range(12):
-        if device == "cuda":
-            torch.cuda.synchronize()
-        started = time.perf_counter()
+        started = now_s(device)
         a @ b
-        if device == "cuda":
-            torch.cuda.synchronize()
-        best = max(best, 2 * side**3 / (time.perf_counter() - started))
+        best = max(best, 2 * side**3 / (now_s(device) - started))
     return best
 
 
@@ -194,16 +190,13 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="all networks through torch.compile")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES)
-    parser.add_argument(
-        "--write", type=lambda text: can_append(Path(text)), help="append the result to this Markdown file"
-    )
+    add_write_option(parser)
     arguments = parser.parse_args()
     if len(arguments.crop) not in (1, 3):
         parser.error("--crop takes one side, or D H W")
     if min(arguments.rounds, arguments.batch, arguments.channels, *arguments.crop) < 1:
         parser.error("--rounds, --batch, --channels and --crop are whole numbers from 1")
-    if arguments.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: torch sees no GPU here")
+    check_device(parser, arguments.device)
     if arguments.fill_memory is not None and (arguments.device != "cuda" or not 0 < arguments.fill_memory < 1):
         parser.error("--fill-memory is a share between 0 and 1 of a GPU's memory: give --device cuda")
     uses_tf32 = arguments.device == "cuda" and arguments.precision == "fp32"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.machine import append_result, can_append, describe
+from benchmarks.machine import add_write_option, append_result, describe
 from data_shards.archive.layout import Archive, read_archive
 from data_shards.build import build
 from data_shards.errors import InputError
@@ -46,7 +46,7 @@ def pretrained(
     """The handover of a pretraining in `mode`, and its seconds per step."""
     mae = config.pretrain.mae.model_copy(update={"mode": mode})
     setup = PretrainSetup(
-        model=config.model.model_copy(update={"in_channels": len(index.channel_names)}),
+        model=config.model,
         pretrain=config.pretrain.model_copy(update={"mae": mae}),
         shards=str(index.root.resolve()),
         pool_subjects=pretrain_pool(index, split),
@@ -73,14 +73,13 @@ def scores_of(
     jobs = plan_jobs(index, split, config.sweep.budgets, config.sweep.seeds, arms)
     cases = load_labelled(index, sorted({s for job in jobs for s in job.subjects} | set(split.monitor)))
     test_cases = test_cases_of(archive, index, split, config.sweep.max_test_cases)
-    model = config.model.model_copy(update={"in_channels": len(index.channel_names)})
     rows: list[ScoreRow] = []
     for job in jobs:
         folder = out / "jobs" / job.name
         if read_result(folder) is None:
             result = run_job(
                 job,
-                model,
+                config.model,
                 config.finetune,
                 index,
                 [case for case in cases if case.subject in job.subjects],
@@ -102,13 +101,14 @@ def table(rows: list[ScoreRow]) -> list[str]:
         "| labelled persons | scratch | dense | visible | visible - dense | 95 % interval | p (Holm) |",
         "|---|---|---|---|---|---|---|",
     ]
-    for found in compare(rows, "dense", "visible"):
+    comparisons = compare(rows, "dense", "visible")
+    for found in comparisons:
         cells = [f"{means[found.budget, arm].mean:.4f}" for arm in ("scratch", *MODES)]
         interval = f"{found.low:+.4f} .. {found.high:+.4f}"
         lines.append(
             f"| {found.budget} | {' | '.join(cells)} | {found.difference:+.4f} | {interval} | {found.p_holm:.2f} |"
         )
-    first = compare(rows, "dense", "visible")[0]
+    first = comparisons[0]
     lines += ["", f"{first.n_subjects} test persons, {first.n_seeds} seeds."]
     return lines
 
@@ -119,9 +119,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="where shards, runs and jobs go")
     parser.add_argument("--recipe", default="small")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument(
-        "--write", type=lambda text: can_append(Path(text)), help="append the result to this Markdown file"
-    )
+    add_write_option(parser)
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -131,6 +129,8 @@ def main() -> None:
     split = split_of(index, config.split.test_share, config.split.monitor_subjects, config.split.seed)
     work = fingerprint({"index": index.sha256, "config": config.model_dump(mode="json")})[:8]
     out = arguments.out / work
+    fitted = config.model.model_copy(update={"in_channels": len(index.channel_names)})
+    config = config.model_copy(update={"model": fitted})
     handovers: dict[str, Path | None] = {"scratch": None}
     speed = {}
     with joined_group() as who:  # one for both: DeepSpeed does not take a second group in one process

@@ -130,7 +130,8 @@ class Encoder(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(config.width(s)) for s in range(config.num_stages))
 
     def forward(self, volume_BCDHW: Tensor) -> list[Tensor]:
-        """(B, C, D, H, W) -> [(B, E * 2**s, D_s, H_s, W_s) for each stage s]. ValueError for another channel count."""
+        """(B, C, D, H, W) -> [(B, E * 2**s, D_s, H_s, W_s) for each stage s]. InputError for what is no such volume."""
+        check_volume(volume_BCDHW, self.config)
         return [channels_first(feats_BDHWE) for feats_BDHWE in self.over_map(volume_BCDHW)]
 
     def over_map(self, volume_BCDHW: Tensor) -> list[Tensor]:
@@ -142,7 +143,6 @@ class Encoder(nn.Module):
         return self.run_stages(self.run_stem(units_MCDHW), seen)
 
     def run_stem(self, volume_BCDHW: Tensor) -> Tensor:
-        check_volume(volume_BCDHW, self.config)
         return run(self.stem, "stem" in self.config.recompute, volume_BCDHW)
 
     def run_stages(self, x_BDHWE: Tensor, seen: VisibleUnits | None = None) -> list[Tensor]:

@@ -29,11 +29,10 @@ from maetrain.masking.units import (
     to_units,
 )
 from maetrain.models.config import NNFormerConfig, nearest_divisor
-from maetrain.models.convolution import channels_first
 from maetrain.models.encoder import Encoder, check_volume
 from maetrain.models.init import init_weights
 from maetrain.models.mae_decoder import MaeDecoder
-from maetrain.models.windows import VisibleUnits, size_DHW
+from maetrain.models.windows import VisibleUnits, size_DHW, tokens_by_unit
 
 
 class MaeConfig(BaseModel):
@@ -167,11 +166,8 @@ class MaskedAutoencoder(nn.Module):
         tokens_BDHWE = self.encoder.run_stem(volume_BCDHW.masked_fill(is_hidden_B1DHW, 0.0))
         is_hidden_BDHW1 = spread_units(is_hidden_BG, grid, self.decoder.join.cells[0])[..., None]
         tokens_BDHWE = torch.where(is_hidden_BDHW1, self.mask_token_E.to(tokens_BDHWE.dtype), tokens_BDHWE)
-        by_unit = []
-        for feats_BDHWE, cells_DHW in zip(self.encoder.run_stages(tokens_BDHWE), self.decoder.join.cells, strict=True):
-            units_BGEDHW = cut_units(channels_first(feats_BDHWE), MaskUnitGrid(size_DHW(feats_BDHWE), cells_DHW))
-            by_unit.append(units_BGEDHW.flatten(3).transpose(2, 3))
-        return by_unit
+        feats = self.encoder.run_stages(tokens_BDHWE)
+        return [tokens_by_unit(*stage) for stage in zip(feats, self.decoder.join.cells, strict=True)]
 
     def counts_BMP(
         self, volume_BCDHW: Tensor, hidden_BM: Tensor, grid: MaskUnitGrid, counts_BDHW: Tensor | None

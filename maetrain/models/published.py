@@ -111,6 +111,7 @@ def load_published(weights: Mapping[str, Tensor], config: Mapping) -> NNFormer:
 
 
 def _filled(arguments: PublishedArguments, given: Mapping[str, Tensor]) -> NNFormer:
+    """The network of those arguments with those weights. ValidationError for arguments that make none."""
     heads = []
     for stage in range(len(arguments.depths) - 1):
         table = f"decoder.layers.{stage}.blocks.0.attn.relative_position_bias_table"

@@ -106,10 +106,10 @@ def from_heads(out_BNhTF: Tensor, plan: WindowPlan) -> Tensor:
 
 def window_of_DHW(plan: WindowPlan) -> Tensor:
     """Long (D, H, W) of the padded map: which tokens share a window; those a shift wrapped around count apart."""
-    sizes = list(zip(plan.padded_DHW, plan.window_DHW, plan.shift_DHW, strict=True))
-    d, h, w = ((torch.arange(n) - shift).div(w, rounding_mode="floor") + 1 for n, w, shift in sizes)
-    _, nH, nW = ((n - 1 - shift) // w + 2 for n, w, shift in sizes)
-    return (d[:, None, None] * nH + h[:, None]) * nW + w
+    axes = list(zip(plan.padded_DHW, plan.window_DHW, plan.shift_DHW, strict=True))
+    place_D, place_H, place_W = ((torch.arange(n) - shift).div(w, rounding_mode="floor") + 1 for n, w, shift in axes)
+    _, places_H, places_W = ((n - 1 - shift) // w + 2 for n, w, shift in axes)
+    return (place_D[:, None, None] * places_H + place_H[:, None]) * places_W + place_W
 
 
 @lru_cache(maxsize=256)
@@ -190,10 +190,15 @@ def spread_tokens(tokens_BTE: Tensor, seen: VisibleUnits, cells_DHW: Triple) -> 
 
 def pick_tokens(map_BDHWE: Tensor, seen: VisibleUnits, cells_DHW: Triple) -> Tensor:
     """The way back: the tokens (B, T, E) of the visible units, unit by unit."""
-    B, E = len(map_BDHWE), map_BDHWE.shape[-1]
-    (a, b, c), (d, h, w) = seen.grid_DHW, cells_DHW
-    blocks = map_BDHWE.view(B, a, d, b, h, c, w, E).permute(0, 1, 3, 5, 2, 4, 6, 7)
-    return pick_units(blocks.reshape(B, a * b * c, d * h * w * E), seen.index_BV).reshape(B, -1, E)
+    return pick_units(tokens_by_unit(map_BDHWE, cells_DHW), seen.index_BV).flatten(1, 2)
+
+
+def tokens_by_unit(map_BDHWE: Tensor, cells_DHW: Triple) -> Tensor:
+    """(B, D, H, W, E) -> (B, G, c, E): the tokens of each unit side by side."""
+    B, D, H, W, E = map_BDHWE.shape
+    d, h, w = cells_DHW
+    blocks = map_BDHWE.reshape(B, D // d, d, H // h, h, W // w, w, E).permute(0, 1, 3, 5, 2, 4, 6, 7)
+    return blocks.reshape(B, -1, d * h * w, E)
 
 
 @lru_cache(maxsize=256)
