@@ -1,9 +1,9 @@
 """Builds shards from an archive: plan, build each shard, finish with the index.
 
-`plan_shards` and `build_shard` are plain functions of picklable values, so the cluster fans `build_shard` out with a
-`map_fn` of its own. A finished shard leaves its result beside it (OUT/.build/); a second build reuses it when files,
-settings and plan are unchanged, so a killed build goes on where it stopped. Unusable scans are quarantined with
-their reason, equal scans stored once. Memory: one scan at a time per worker.
+`build_shard` is a plain function of picklable values, so the cluster fans it out with a `map_fn` of its own. A finished
+shard leaves its result beside it (OUT/.build/), and the next build goes on from there: killed at any moment, nothing
+finished is done again. Unusable scans are quarantined with their reason, equal scans stored once. Memory: one scan at
+a time per worker, and the rows of the index in the driver.
 """
 
 import functools
@@ -14,15 +14,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from data_shards.archive.identity import Identity, PrivacyConfig
 from data_shards.archive.layout import Archive, read_archive
+from data_shards.catalogue import CATALOGUE_NAME, catalogue
 from data_shards.errors import InputError
 from data_shards.formats import webdataset_shards, zarr_shards
-from data_shards.formats.files import digest, remove, size_bytes, write_text
-from data_shards.formats.index import INDEX_NAME, SCHEMA_VERSION, Quarantined, ShardIndex, ShardInfo, VolumeRecord
+from data_shards.formats.encoding import Encoding
+from data_shards.formats.files import digest, location, locked, published, remove, size_bytes, write_bytes, write_text
+from data_shards.formats.index import INDEX_NAME, Quarantined, ShardIndex, ShardInfo
 from data_shards.formats.sample import ShardSample
-from data_shards.ingest import ShardPlan, ingest, relative, size_and_time
+from data_shards.formats.volumes import VolumeRecord, VolumeTable
+from data_shards.ingest import ingest
+from data_shards.plan import ShardPlan, fingerprint, plan_shards
 from data_shards.preprocess import PreprocessConfig
 
 RESULTS_FOLDER = ".build"
@@ -35,7 +41,7 @@ class BuildConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal["zarr", "webdataset"] = Field(
-        default="zarr", description="zarr: random crops; webdataset: tar, streaming"
+        default="zarr", description="zarr: folders any zarr reader opens; webdataset: one tar a shard, streaming"
     )
     volumes_per_shard: int = Field(default=32, ge=1, description="scans in one shard")
     max_quarantined_share: float = Field(
@@ -44,6 +50,13 @@ class BuildConfig(BaseModel):
     preprocess: PreprocessConfig = Field(
         default=PreprocessConfig(), description="how each scan is brought into one frame"
     )
+    encoding: Encoding = Field(default=Encoding(), description="how voxels become bytes")
+    privacy: PrivacyConfig = Field(default=PrivacyConfig(), description="what the shards may tell about persons")
+
+    def settings(self) -> str:
+        """A text that changes with everything that shapes a shard."""
+        shaping = {"format", "volumes_per_shard", "preprocess", "encoding"}
+        return json.dumps(self.model_dump(mode="json", include=shaping), sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -51,7 +64,7 @@ class ShardResult:
     """What became of a plan. `shard` None = every case was quarantined. `reused` = was there already, unchanged."""
 
     name: str
-    fingerprint: str
+    fingerprints: tuple[str, ...]
     shard: ShardInfo | None
     volumes: tuple[VolumeRecord, ...]
     quarantined: tuple[Quarantined, ...]
@@ -63,101 +76,131 @@ BuildFn = Callable[[ShardPlan], ShardResult]
 MapFn = Callable[[BuildFn, list[ShardPlan]], Iterable[ShardResult]]
 
 
-def plan_shards(archive: Archive, config: BuildConfig) -> list[ShardPlan]:
-    """Cut the archive's cases, in their order, into shards of `volumes_per_shard`. Pure."""
-    step, suffix = config.volumes_per_shard, _FORMATS[config.format].SUFFIX
-    return [
-        ShardPlan(
-            name=f"shard-{first // step:05d}{suffix}",
-            root=archive.root,
-            channel_names=archive.channel_names,
-            class_names=archive.class_names,
-            cases=archive.cases[first : first + step],
-        )
-        for first in range(0, len(archive.cases), step)
-    ]
+def build(
+    archive_root: Path, out_dir: Path, config: BuildConfig, map_fn: MapFn = map, identity: Identity | None = None
+) -> ShardIndex:
+    """Archive in, shards and index out. `out_dir` may be a bucket (see `files.location`).
+
+    `map_fn(fn, plans)` yields one result per plan, in any order; function and plans can be pickled.
+    """
+    archive = read_archive(Path(archive_root), identity)
+    return build_archive(archive, location(out_dir), config, map_fn)
+
+
+def build_archive(archive: Archive, out_dir: Path, config: BuildConfig, map_fn: MapFn = map) -> ShardIndex:
+    """`build` of an archive that is read already. One build at a time in a local `out_dir`."""
+    with locked(out_dir / RESULTS_FOLDER / "lock"):
+        plans = plan_of(archive, out_dir, config)
+        build_one = functools.partial(build_shard, out_dir=out_dir, config=config)
+        return finish_build(map_fn(build_one, plans), out_dir, archive, config)
+
+
+def plan_of(archive: Archive, out_dir: Path, config: BuildConfig) -> list[ShardPlan]:
+    """The plan of a build into `out_dir`: what is finished there is kept."""
+    finished = {}
+    for path in sorted((out_dir / RESULTS_FOLDER).glob("shard-*.json")):
+        result = _finished(path.name.removesuffix(".json"), out_dir)
+        if result is not None:
+            finished[result.name] = result.fingerprints
+    return plan_shards(archive, config.settings(), config.volumes_per_shard, _FORMATS[config.format].SUFFIX, finished)
 
 
 def build_shard(plan: ShardPlan, out_dir: Path, config: BuildConfig) -> ShardResult:
     """Build one shard under `out_dir`, or find it finished. Published whole or not at all."""
-    out_dir = Path(out_dir)
-    result_path = out_dir / RESULTS_FOLDER / f"{plan.name}.json"
-    fingerprint = _fingerprint(plan, config)
-    finished = _finished(result_path, out_dir)
-    if finished is not None and finished.fingerprint == fingerprint:
+    finished = _finished(plan.name, out_dir) if plan.is_finished else None
+    if finished is not None and finished.fingerprints == plan.fingerprints:
         return replace(finished, reused=True)
 
     # From here on the folder no longer is what an older index says.
     remove(out_dir / INDEX_NAME)
-    remove(result_path)
+    remove(_result_path(plan.name, out_dir))
     records: list[VolumeRecord] = []
     quarantined: list[Quarantined] = []
     shard_path = out_dir / plan.name
-    members = _FORMATS[config.format].write_shard(shard_path, _samples(plan, config, records, quarantined))
-    records = [replace(record, members=ranges) for record, ranges in zip(records, members, strict=True)]
-    shard = None
-    if records:
-        shard = ShardInfo(plan.name, *digest(shard_path))
-    else:
+    with published(shard_path) as temporary:
+        members = _FORMATS[config.format].write_shard(
+            temporary, _samples(plan, config, records, quarantined), config.encoding
+        )
+        shard = ShardInfo(plan.name, *digest(temporary))
+    records = [replace(record, shard=plan.name, members=of) for record, of in zip(records, members, strict=True)]
+    if not records:
         remove(shard_path)
-    result = ShardResult(plan.name, fingerprint, shard, tuple(records), tuple(quarantined))
-    write_text(result_path, json.dumps(_RESULT.dump_python(result, mode="json")))
+    result = ShardResult(plan.name, plan.fingerprints, shard if records else None, tuple(records), tuple(quarantined))
+    text = _RESULT.dump_json(result).decode()
+    write_text(_result_path(plan.name, out_dir), f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}\n")
     return result
 
 
 def finish_build(results: Iterable[ShardResult], out_dir: Path, archive: Archive, config: BuildConfig) -> ShardIndex:
-    """Write the index over all results (in any order). Raises InputError when too much is quarantined or nothing left.
+    """Write catalogue and index over all results (in any order).
 
-    Equal scans count once: a labelled one before an unlabelled one, else the first by name.
-    Shards of an earlier, larger build in the same folder are removed.
+    Equal scans count once: a labelled one before an unlabelled one, else the first by name. Shards of an earlier, larger
+    build in the same folder are removed. Raises InputError when too much is quarantined or nothing is left.
     """
-    out_dir = Path(out_dir)
-    results = sorted(results, key=lambda result: result.name)
-    quarantined = tuple(entry for result in results for entry in result.quarantined)
-    all_volumes = [volume for result in results for volume in result.volumes]
+    tables: dict[str, VolumeTable] = {}
+    shards: dict[str, ShardInfo] = {}
+    unusable: dict[str, tuple[Quarantined, ...]] = {}
+    for result in results:
+        # as columns at once: a million records as objects would take gigabytes
+        tables[result.name], unusable[result.name] = VolumeTable.of(result.volumes), result.quarantined
+        if result.shard is not None:
+            shards[result.name] = result.shard
+    names = sorted(tables)
+    quarantined = tuple(entry for name in names for entry in unusable[name])
+    everything = VolumeTable.join(tables[name] for name in names)
     share = len(quarantined) / max(1, len(archive.cases))
-    if quarantined and (share > config.max_quarantined_share or not all_volumes):
+    if quarantined and (share > config.max_quarantined_share or not len(everything)):
         raise InputError(
             f"{len(quarantined)} of {len(archive.cases)} scans can't be used (limit: a share of "
             f"{config.max_quarantined_share:g}, max_quarantined_share), the first: {quarantined[0].reason}"
         )
-    if not all_volumes:
+    if not len(everything):
         raise InputError(f"{archive.root}: no scan was built: give an archive that holds some")
-    volumes, duplicates = _without_duplicates(all_volumes)
-    _remove_leftovers(out_dir, {result.name for result in results})
+    volumes, duplicates = without_duplicates(everything)
+    _remove_leftovers(out_dir, set(names))
+    listing = catalogue(archive, everything, duplicates, quarantined)
     index = ShardIndex(
         format=config.format,
         name=archive.name,
         channel_names=archive.channel_names,
         class_names=archive.class_names,
-        preprocess=config.preprocess,
+        preprocess=_decided(config.preprocess, archive),
         volumes=volumes,
-        shards=tuple(result.shard for result in results if result.shard is not None),
+        shards=tuple(shards[name] for name in names if name in shards),
         quarantined=quarantined,
         duplicates=duplicates,
+        encoding=config.encoding,
+        catalogue_sha256=hashlib.sha256(listing).hexdigest(),
         root=out_dir,
     )
+    write_bytes(out_dir / CATALOGUE_NAME, listing)
     index.save(out_dir)
     return index
 
 
-def build(archive_root: Path, out_dir: Path, config: BuildConfig, map_fn: MapFn = map) -> ShardIndex:
-    """Archive in, shards and index out.
-
-    `map_fn(fn, plans)` yields one result per plan, in any order; function and plans can be pickled.
-    """
-    archive = read_archive(Path(archive_root))
-    plans = plan_shards(archive, config)
-    results = map_fn(functools.partial(build_shard, out_dir=Path(out_dir), config=config), plans)
-    return finish_build(results, out_dir, archive, config)
+def without_duplicates(volumes: VolumeTable) -> tuple[VolumeTable, tuple[tuple[str, str], ...]]:
+    """The volumes with each voxel content once, and (case, same_as) of those left out."""
+    has_label, cases, hashes = (volumes.column(name).to_pylist() for name in ("has_label", "case", "voxel_sha256"))
+    first: dict[bytes, int] = {}
+    for i in sorted(range(len(volumes)), key=lambda i: (not has_label[i], cases[i])):
+        first.setdefault(hashes[i], i)
+    if len(first) == len(volumes):
+        return volumes, ()
+    dropped = [i for i, content in enumerate(hashes) if first[content] != i]
+    kept = np.setdiff1d(np.arange(len(volumes)), dropped)
+    return volumes.take(kept), tuple((cases[i], cases[first[hashes[i]]]) for i in dropped)
 
 
 def _samples(
     plan: ShardPlan, config: BuildConfig, records: list[VolumeRecord], quarantined: list[Quarantined]
 ) -> Iterator[ShardSample]:
-    """Usable samples one by one; fills `records` (still without members) and `quarantined` on the way."""
-    for case in plan.cases:
-        outcome = ingest(case, plan, config.preprocess)
+    """Usable samples one by one; fills `records` (without shard and members) and `quarantined` on the way."""
+    settings = config.settings()
+    for case, mark in zip(plan.cases, plan.fingerprints, strict=True):
+        outcome = ingest(case, plan.archive, config.preprocess, config.encoding)
+        if fingerprint(case, plan.archive, settings) != mark:
+            name = case.source or case.case
+            outcome = Quarantined(case.case, name, f"{name}: changed while shards were built: run the build again")
         if isinstance(outcome, Quarantined):
             quarantined.append(outcome)
         else:
@@ -166,33 +209,23 @@ def _samples(
             yield sample
 
 
-def _without_duplicates(
-    volumes: list[VolumeRecord],
-) -> tuple[tuple[VolumeRecord, ...], tuple[tuple[str, str], ...]]:
-    kept: dict[str, VolumeRecord] = {}
-    for volume in sorted(volumes, key=lambda v: (not v.has_label, v.case)):
-        kept.setdefault(volume.voxel_sha256, volume)
-    duplicates = [(v.case, kept[v.voxel_sha256].case) for v in volumes if kept[v.voxel_sha256] is not v]
-    return tuple(v for v in volumes if kept[v.voxel_sha256] is v), tuple(duplicates)
+def _decided(preprocess: PreprocessConfig, archive: Archive) -> PreprocessConfig:
+    """`intensity: auto` as one answer, where the archive holds but one kind: predictions then need no modality."""
+    decided = {preprocess.for_modality(case.modality) for case in archive.cases}
+    return decided.pop() if len(decided) == 1 else preprocess
 
 
-def _fingerprint(plan: ShardPlan, config: BuildConfig) -> str:
-    """Changes when a source file, the plan or a setting that shapes the shard changes."""
-    files = [
-        (relative(path, plan.root), size_and_time(path))
-        for case in plan.cases
-        for path in (*case.image_paths, *([case.label_path] if case.label_path else []))
-    ]
-    people = [(case.case, case.subject) for case in plan.cases]
-    settings = config.model_dump(mode="json", exclude={"max_quarantined_share", "volumes_per_shard"})
-    content = [SCHEMA_VERSION, plan.name, plan.channel_names, plan.class_names, people, files, settings]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+def _result_path(name: str, out_dir: Path) -> Path:
+    return out_dir / RESULTS_FOLDER / f"{name}.json"
 
 
-def _finished(result_path: Path, out_dir: Path) -> ShardResult | None:
-    """The stored result if it can be read and its shard is there in full size. (Hashes are `verify`'s work.)"""
+def _finished(name: str, out_dir: Path) -> ShardResult | None:
+    """The stored result if it is whole and its shard is there in full size. (The shard's hash is `verify`'s work.)"""
     try:
-        result = _RESULT.validate_json(result_path.read_bytes())
+        stated_sha256, text = _result_path(name, out_dir).read_text(encoding="utf-8").split("\n", 1)
+        if hashlib.sha256(text.rstrip("\n").encode()).hexdigest() != stated_sha256:
+            return None
+        result = _RESULT.validate_json(text)
     except (OSError, ValueError):
         return None
     if result.shard is not None and size_bytes(out_dir / result.shard.name) != result.shard.bytes:

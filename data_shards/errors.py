@@ -11,3 +11,7 @@ class InputError(ValueError):
 
 class VolumeError(InputError):
     """One scan that can't be used. Fatal when it is the only input, a quarantine entry inside an archive."""
+
+
+class ShardError(InputError):
+    """A stored volume that can't be read: shard missing, damaged or of another build. The loader may go on without."""

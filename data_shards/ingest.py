@@ -1,59 +1,67 @@
 """One case of an archive -> what a shard stores of it, or the reason why it can't be used."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from data_shards.archive.layout import ArchiveCase
-from data_shards.archive.volume import Volume, read_image, read_label, voxel_sha256
+from data_shards.archive.layout import Archive, ArchiveCase
+from data_shards.archive.volume import Volume, read_case_image, read_label, voxel_sha256
 from data_shards.errors import VolumeError
-from data_shards.formats.index import Quarantined, VolumeRecord
+from data_shards.formats.encoding import Encoding
+from data_shards.formats.index import Quarantined
 from data_shards.formats.sample import ShardSample, array_sha256
+from data_shards.formats.volumes import VolumeRecord
+from data_shards.order.foreground import pack_foreground
 from data_shards.preprocess import Prepared, PreprocessConfig, prepare, prepare_label
 
 
-@dataclass(frozen=True)
-class ShardPlan:
-    """One shard to build: `name` under OUT and the cases that go into it, in order."""
-
-    name: str
-    root: Path
-    channel_names: tuple[str, ...]
-    class_names: tuple[str, ...]
-    cases: tuple[ArchiveCase, ...]
-
-
 def ingest(
-    case: ArchiveCase, plan: ShardPlan, config: PreprocessConfig
+    case: ArchiveCase, archive: Archive, config: PreprocessConfig, encoding: Encoding
 ) -> tuple[ShardSample, VolumeRecord] | Quarantined:
-    """Read, check and preprocess one case. The record has no members yet: only the written shard knows them.
+    """Read, check and preprocess one case of `archive` (of which only root and names are looked at).
 
-    An unusable image or label takes the whole case out; no VolumeError leaves here.
+    The record knows no shard yet. An unusable image or label takes the whole case out; no VolumeError leaves here.
     """
-    path = case.image_paths[0]
+    source = case.source or relative(case.image_paths[0], archive.root)
+    path = source
     try:
-        image = read_image(case.image_paths)
-        if len(image.data) != len(plan.channel_names):
+        image = read_case_image(case)
+        if len(image.data) != len(archive.channel_names):
             raise VolumeError(
-                f"{path}: has {len(image.data)} channels, the archive names {len(plan.channel_names)}: "
+                f"{source}: has {len(image.data)} channels, the archive names {len(archive.channel_names)}: "
                 "correct channel_names or the scan"
             )
-        prepared = prepare(image, config)
+        prepared = prepare(image, config, case.modality)
         label_DHW = None
         if case.label_path is not None:
-            path = case.label_path
-            label_DHW = prepare_label(read_label(path, image, len(plan.class_names)), prepared.record)
+            path = case.case if case.is_hashed else relative(case.label_path, archive.root)
+            label = read_label(case.label_path, image, len(archive.class_names))
+            label_DHW = prepare_label(label, prepared.record)
     except VolumeError as error:
-        reason = str(error).replace(f"{plan.root}/", "")  # no machine path in what we keep
-        return Quarantined(case.case, relative(path, plan.root), reason)
+        return Quarantined(case.case, path, str(error).replace(f"{archive.root}/", ""))  # no machine path in what we keep
+    stored_CDHW, scale, offset = to_stored(prepared.volume_CDHW, encoding)
     sample = ShardSample(
         case=case.case,
-        image_CDHW=prepared.volume_CDHW.astype(np.float16),
+        image_CDHW=stored_CDHW,
         label_DHW=label_DHW,
-        meta={"case": case.case, "spacing_mm": list(prepared.record.spacing_mm)},
+        air=float(stored_CDHW.min()),
+        meta={
+            "case": case.case,
+            "spacing_mm": list(prepared.record.spacing_mm),
+            "scale_factor": scale,
+            "add_offset": offset,
+        },
     )
-    return sample, _record(case, plan, image, prepared, sample)
+    return sample, _record(case, source, image, prepared, sample)
+
+
+def to_stored(volume_CDHW: np.ndarray, encoding: Encoding) -> tuple[np.ndarray, float, float]:
+    """(stored voxels, scale, offset): a voxel reads as stored * scale + offset, to half a scale. float16 has 1 and 0."""
+    if encoding.dtype == "float16":
+        return volume_CDHW.astype(np.float16), 1.0, 0.0
+    low, high = float(volume_CDHW.min()), float(volume_CDHW.max())
+    scale, offset = max(high - low, 1e-6) / 65534, (high + low) / 2
+    return np.rint((volume_CDHW.astype(np.float64) - offset) / scale).astype(np.int16), scale, offset
 
 
 def relative(path: Path, root: Path) -> str:
@@ -69,23 +77,35 @@ def size_and_time(path: Path) -> tuple[int, int] | None:
         return None
 
 
-def _record(case: ArchiveCase, plan: ShardPlan, image: Volume, prepared: Prepared, sample: ShardSample) -> VolumeRecord:
-    image_CDHW, label_DHW = sample.image_CDHW, sample.label_DHW
-    c, d, h, w = image_CDHW.shape
+def _record(
+    case: ArchiveCase, source: str, image: Volume, prepared: Prepared, sample: ShardSample
+) -> VolumeRecord:
+    scale, offset = sample.meta["scale_factor"], sample.meta["add_offset"]
+    label_DHW, read_CDHW = sample.label_DHW, sample.image_CDHW.astype(np.float32)
+    if sample.image_CDHW.dtype != np.float16:
+        read_CDHW = read_CDHW * np.float32(scale) + np.float32(offset)
+    c, d, h, w = read_CDHW.shape
     return VolumeRecord(
         case=case.case,
         subject=case.subject,
-        shard=plan.name,
+        session=case.session,
+        modality=case.modality,
+        shard="",
         shape_CDHW=(c, d, h, w),
         spacing_mm=prepared.record.spacing_mm,
         voxel_sha256=voxel_sha256(image),
-        source=relative(case.image_paths[0], plan.root),
+        source=source,
         has_label=label_DHW is not None,
         label_classes=() if label_DHW is None else tuple(np.unique(label_DHW).tolist()),
         preprocess=prepared.record.to_json(),
-        stored_sha256={what: array_sha256(array) for what, array in sample.arrays().items()},
+        stored_sha256={what: array_sha256(array) for what, (array, _) in sample.arrays().items()},
         members={},
-        mean=float(image_CDHW.mean(dtype=np.float64)),
-        std=float(image_CDHW.std(dtype=np.float64)),
-        minimum_C=tuple(image_CDHW.min(axis=(1, 2, 3)).tolist()),
+        mean=float(read_CDHW.mean(dtype=np.float64)),
+        std=float(read_CDHW.std(dtype=np.float64)),
+        minimum_C=tuple(read_CDHW.min(axis=(1, 2, 3)).tolist()),
+        dtype=sample.image_CDHW.dtype.name,
+        scale=scale,
+        offset=offset,
+        air=sample.air,
+        foreground=pack_foreground(prepared.is_foreground_DHW),
     )

@@ -18,6 +18,8 @@ from data_shards.errors import InputError, VolumeError
 from data_shards.order.crops import slices
 from data_shards.resample import largest_share, resample, resample_label
 
+_TISSUE_HU = -500.0  # between lung and soft tissue
+
 Triple = tuple[int, int, int]
 TripleMm = tuple[float, float, float]
 
@@ -30,9 +32,10 @@ class PreprocessConfig(BaseModel):
     spacing_mm: TripleMm | None = Field(
         default=None, description="voxel size to resample to, (D, H, W) in mm; null = native"
     )
-    intensity: Literal["zscore", "ct"] = Field(
-        default="zscore",
-        description="zscore: clip to percentiles, mean 0, std 1 per scan (MR); ct: window in HU to -1..1",
+    intensity: Literal["auto", "zscore", "ct"] = Field(
+        default="auto",
+        description="zscore: clip to percentiles, mean 0, std 1 per scan (MR); ct: window in HU to -1..1; "
+        "auto: ct for scans known as CT, zscore for all others",
     )
     clip_percentiles: tuple[float, float] = Field(
         default=(0.5, 99.5), description="zscore: foreground percentiles to clip at, in percent"
@@ -54,6 +57,12 @@ class PreprocessConfig(BaseModel):
         if self.spacing_mm is not None and min(self.spacing_mm) <= 0:
             raise ValueError(f"spacing_mm {self.spacing_mm} must be positive")
         return self
+
+    def for_modality(self, modality: str) -> "PreprocessConfig":
+        """These settings with `auto` decided for scans of `modality` ("CT", "MR", "" = unknown)."""
+        if self.intensity != "auto":
+            return self
+        return self.model_copy(update={"intensity": "ct" if modality == "CT" else "zscore"})
 
 
 @dataclass(frozen=True)
@@ -90,17 +99,20 @@ _RECORD = TypeAdapter(PreprocessRecord)
 
 @dataclass(frozen=True)
 class Prepared:
-    """One scan in the system's frame: float32 (C, D, H, W) and how it got there."""
+    """One scan in the system's frame: float32 (C, D, H, W), how it got there, and where it holds anatomy (bool)."""
 
     volume_CDHW: np.ndarray
     record: PreprocessRecord
+    is_foreground_DHW: np.ndarray
 
 
-def prepare(image: Volume, config: PreprocessConfig) -> Prepared:
+def prepare(image: Volume, config: PreprocessConfig, modality: str = "") -> Prepared:
     """Reorient, crop, normalise, resample. Stored values stay within about +-15, safe for float16.
 
+    `modality` decides what `intensity: auto` means.
     Raises VolumeError when nothing is left to normalise (all but a few voxels are equal).
     """
+    config = config.for_modality(modality)
     orientation = nib.orientations.io_orientation(image.affine_4x4).astype(int)
     sizes_xyz = nib.affines.voxel_sizes(image.affine_4x4)
     # orientation[i, 0] = the RAS axis that file axis i runs along; D, H, W are RAS axes 2, 1, 0.
@@ -133,7 +145,7 @@ def prepare(image: Volume, config: PreprocessConfig) -> Prepared:
         shift_C=tuple(shift for _, _, shift, _ in ranges),
         scale_C=tuple(scale for _, _, _, scale in ranges),
     )
-    return Prepared(volume_CDHW, record)
+    return Prepared(volume_CDHW, record, _is_foreground(volume_CDHW, record, config))
 
 
 def prepare_label(label: Volume, record: PreprocessRecord) -> np.ndarray:
@@ -202,6 +214,29 @@ def _intensity(image: Volume, channel_DHW: np.ndarray, config: PreprocessConfig)
 
 def _normalise(channel_DHW: np.ndarray, low: float, high: float, shift: float, scale: float) -> np.ndarray:
     return (np.clip(channel_DHW, low, high) - np.float32(shift)) / np.float32(scale)
+
+
+def _is_foreground(volume_CDHW: np.ndarray, record: PreprocessRecord, config: PreprocessConfig) -> np.ndarray:
+    """bool (D, H, W), True = anatomy in any channel: denser than lung in CT, above Otsu's threshold elsewhere.
+
+    Otsu's threshold (1979) parts the histogram where the variance between the two sides is largest.
+    """
+    is_foreground_DHW = np.zeros(volume_CDHW.shape[1:], dtype=bool)
+    for channel, shift, scale in zip(volume_CDHW, record.shift_C, record.scale_C, strict=True):
+        threshold = (_TISSUE_HU - shift) / scale if config.intensity == "ct" else _otsu(channel)
+        is_foreground_DHW |= channel > max(threshold, channel.min())
+    return is_foreground_DHW
+
+
+def _otsu(channel_DHW: np.ndarray) -> float:
+    counts, edges = np.histogram(channel_DHW, bins=256)
+    centres = (edges[:-1] + edges[1:]) / 2
+    below, above = counts.cumsum(), counts.sum() - counts.cumsum()
+    sum_below = (counts * centres).cumsum()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        apart = sum_below / below - (sum_below[-1] - sum_below) / above
+        between = np.nan_to_num(below * above * apart**2)
+    return float(edges[between.argmax() + 1])
 
 
 def _triple_mm(values: Iterable[float]) -> TripleMm:

@@ -1,19 +1,46 @@
-"""Writing so that a reader never sees half a file: temporary name, fsync, rename. And hashing what was written."""
+"""Writing so that a reader never sees half a file, and hashing what was written. Local folders and buckets alike.
 
+A local file gets a temporary name, fsync, and a rename. What goes to a bucket is written to a scratch folder of this
+machine first and uploaded when it is whole: a bucket shows an object only when all of it has arrived.
+"""
+
+import fcntl
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow as pa
+from upath import UPath
+
+from data_shards.errors import InputError
+
+
+def location(text: str | Path) -> Path:
+    """A path of this machine, or of a bucket where `text` has a scheme (`s3://bucket/shards`)."""
+    return UPath(text) if "://" in str(text) else Path(text)
+
+
+def is_remote(path: Path) -> bool:
+    """True for a bucket or another file system that fsspec reaches over the network."""
+    return isinstance(path, UPath) and path.protocol not in ("", "file", "local")
+
 
 @contextmanager
 def published(path: Path) -> Iterator[Path]:
-    """Gives a temporary path to write a file or folder at; on success it is synced and renamed to `path`.
+    """Gives a temporary path to write a file or folder at; on success it is synced and becomes `path`.
 
     One writer per `path`. What stood at `path`, and leftovers of a killed writer, are replaced.
     """
+    if is_remote(path):
+        with tempfile.TemporaryDirectory(prefix="maetrain-") as scratch:
+            temporary = Path(scratch) / path.name
+            yield temporary
+            _upload(temporary, path)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".tmp-{path.name}"
     remove(temporary)
@@ -28,10 +55,41 @@ def published(path: Path) -> Iterator[Path]:
         remove(temporary)
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds the lock file `path`; InputError when another process holds it. A bucket has no lock.
+
+    The lock goes with its process, whatever way that ends.
+    """
+    if is_remote(path):
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{path}: another process builds in this folder: wait for it or give another") from None
+        yield
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a small text file, whole or not at all."""
-    with published(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes | pa.Buffer) -> None:
+    """Write a file, whole or not at all."""
+    with published(path) as temporary, temporary.open("wb") as file:
+        file.write(content)
+
+
+def content_of(path: Path) -> pa.Buffer:
+    """A whole file: mapped into memory, shared by all processes of this machine; or fetched. Raises OSError."""
+    if is_remote(path):
+        return pa.py_buffer(path.read_bytes())
+    with pa.memory_map(str(path)) as file:
+        return file.read_buffer()
 
 
 def digest(path: Path) -> tuple[str, int]:
@@ -56,10 +114,20 @@ def size_bytes(path: Path) -> int:
 
 def remove(path: Path) -> None:
     """Remove a file or a folder if it is there."""
-    if path.is_dir() and not path.is_symlink():
+    if isinstance(path, UPath) and is_remote(path):
+        if path.exists():
+            path.fs.rm(path.path, recursive=True)
+    elif path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _upload(source: Path, path: Path) -> None:
+    assert isinstance(path, UPath)
+    remove(path)
+    path.fs.put(str(source), path.path, recursive=source.is_dir())
+    path.fs.invalidate_cache()
 
 
 def _fsync_tree(path: Path) -> None:

@@ -9,19 +9,20 @@ import numpy as np
 
 @dataclass(frozen=True)
 class ShardSample:
-    """`image_CDHW` float16, `label_DHW` uint8 or None, `meta` JSON-able facts stored beside the voxels."""
+    """`image_CDHW` float16 or int16, `label_DHW` uint8 or None, `air` the stored value of a voxel of nothing.
+
+    `meta` are JSON-able facts stored beside the voxels.
+    """
 
     case: str
     image_CDHW: np.ndarray
     label_DHW: np.ndarray | None
+    air: float
     meta: dict[str, Any]
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The stored arrays by name: "image" and, where there is one, "label"."""
-        return {"image": self.image_CDHW} | ({} if self.label_DHW is None else {"label": self.label_DHW})
-
-
-Members = dict[str, tuple[int, int]]  # array name -> (offset, size) in bytes inside the shard; empty for zarr
+    def arrays(self) -> dict[str, tuple[np.ndarray, float]]:
+        """The stored arrays and their fill values by name: "image" and, where there is one, "label"."""
+        return {"image": (self.image_CDHW, self.air)} | ({} if self.label_DHW is None else {"label": (self.label_DHW, 0)})
 
 
 def array_sha256(array: np.ndarray) -> str:

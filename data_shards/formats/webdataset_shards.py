@@ -1,86 +1,72 @@
-"""Shards as webdataset tars: `<case>.image.npy`, `<case>.label.npy`, `<case>.json`. Equal input gives equal bytes.
+"""Shards as webdataset tars: `<case>.image.zarr.zip`, `<case>.label.zarr.zip`, `<case>.json`. Equal input, equal bytes.
 
-Standard readers stream them. Ours goes by the byte ranges in the index: it maps the tar into memory and touches just
-the pages of the crop. Nothing is unpickled.
+Standard readers stream the tar; `decode_zarr` gives them the arrays: `WebDataset(url).decode(decode_zarr)`. A member is
+a zarr v3 array in an uncompressed zip, which zarr opens by itself. Inside lie the same chunks as in a zarr shard, and
+the index knows where: so a crop reads its chunks out of the tar, not the volume.
 """
 
 import io
 import json
-import mmap
 import tarfile
-from collections.abc import Iterable, Sequence
+import zipfile
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import webdataset
+import zarr
+from zarr.storage import MemoryStore
 
-from data_shards.errors import InputError
-from data_shards.formats.files import published
-from data_shards.formats.index import VolumeRecord
-from data_shards.formats.sample import Members, ShardSample
-from data_shards.order.crops import slices
+from data_shards.formats.encoding import Encoding, Member, table_crc32c
+from data_shards.formats.sample import ShardSample
 
 SUFFIX = ".tar"
 
 
-def write_shard(path: Path, samples: Iterable[ShardSample]) -> list[Members]:
-    """Write one tar, whole or not at all; per sample the byte ranges of its arrays."""
-    cases: list[str] = []
-    with published(path) as temporary:
-        with temporary.open("wb") as file:
-            # Fixed owner, mode and time: the bytes depend on the samples alone.
-            writer = webdataset.TarWriter(file, user="root", group="root", mode=0o444, encoder=False, mtime=0)
-            for sample in samples:
-                parts = {f"{what}.npy": _npy_bytes(array) for what, array in sample.arrays().items()}
-                meta = json.dumps(sample.meta, sort_keys=True).encode()
-                writer.write({"__key__": sample.case, **parts, "json": meta})
-                cases.append(sample.case)
-            writer.close()
-        with tarfile.open(temporary) as tar:
-            ranges = {info.name: (info.offset_data, info.size) for info in tar}
+def write_shard(path: Path, samples: Iterable[ShardSample], encoding: Encoding) -> list[dict[str, Member]]:
+    """Write one tar; per sample where the chunks of its arrays lie in it."""
+    in_zip: dict[str, dict[str, Member]] = {}
+    with path.open("wb") as file:
+        # Fixed owner, mode and time: the bytes depend on the samples alone.
+        writer = webdataset.TarWriter(file, user="root", group="root", mode=0o444, encoder=False, mtime=0)
+        for sample in samples:
+            parts: dict[str, bytes] = {}
+            in_zip[sample.case] = {}
+            for what, (array, fill) in sample.arrays().items():
+                parts[f"{what}.zarr.zip"], in_zip[sample.case][what] = _zipped(array, fill, encoding)
+            meta = json.dumps(sample.meta, sort_keys=True).encode()
+            writer.write({"__key__": sample.case, **parts, "json": meta})
+        writer.close()
+    with tarfile.open(path) as tar:
+        offsets = {info.name: info.offset_data for info in tar}
     return [
-        {what: ranges[f"{case}.{what}.npy"] for what in ("image", "label") if f"{case}.{what}.npy" in ranges}
-        for case in cases
+        {what: zipped._replace(offset=offsets[f"{case}.{what}.zarr.zip"] + zipped.offset) for what, zipped in of.items()}
+        for case, of in in_zip.items()
     ]
 
 
-class TarBackend:
-    """Reads boxes of stored arrays. Memory maps are opened on first use and never pickled; a fork may share them."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._maps: dict[str, mmap.mmap] = {}
-
-    def read_box(self, volume: VolumeRecord, what: str, start: Sequence[int], stop: Sequence[int]) -> np.ndarray:
-        """Voxels [start, stop) of the last three axes, in the stored type."""
-        d, h, w = slices(start, stop)
-        return np.array(self._array(volume, what)[..., d, h, w])
-
-    def _array(self, volume: VolumeRecord, what: str) -> np.ndarray:
-        """A view into the memory map, nothing read yet."""
-        if volume.shard not in self._maps:
-            with (self.root / volume.shard).open("rb") as file:
-                self._maps[volume.shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        tar, (offset, size) = self._maps[volume.shard], volume.members[what]
-        header = io.BytesIO(tar[offset : offset + min(size, 256)])
-        try:
-            np.lib.format.read_magic(header)
-            shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(header)
-            if is_fortran or dtype.hasobject:
-                raise ValueError("unexpected npy layout")
-            return np.ndarray(shape, dtype, buffer=tar, offset=offset + header.tell())
-        except (ValueError, TypeError) as error:
-            raise InputError(
-                f"{self.root / volume.shard}: {what} of {volume.case} is damaged ({error}): "
-                "run `maetrain shards verify`, remove the shard and build again"
-            ) from None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"root": self.root, "_maps": {}}
+def member_file(shard: str, case: str, what: str) -> str:
+    """The file of a stored array, relative to the build's folder."""
+    return shard
 
 
-def _npy_bytes(array: np.ndarray) -> bytes:
+def decode_zarr(key: str, data: bytes) -> np.ndarray | None:
+    """A webdataset decoder: the array of a `.zarr.zip` member, None for other members."""
+    if not key.endswith("zarr.zip"):
+        return None
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        content = {name: zarr.core.buffer.default_buffer_prototype().buffer.from_bytes(archive.read(name)) for name in archive.namelist()}
+    return np.asarray(zarr.open_array(MemoryStore(content), mode="r")[...])
+
+
+def _zipped(array: np.ndarray, fill: float, encoding: Encoding) -> tuple[bytes, Member]:
+    """The zip of one array, and where its shard lies in the zip."""
+    encoded = encoding.encode(array, fill)
     buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
-    return buffer.getvalue()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        # ZipInfo's own time is 1980, whatever the clock says
+        archive.writestr(zipfile.ZipInfo("zarr.json"), json.dumps(encoding.metadata(array, fill), indent=1))
+        shard = zipfile.ZipInfo("/".join(["c", *"0" * array.ndim]))
+        archive.writestr(shard, encoded)
+        offset = buffer.tell() - len(encoded)
+    return buffer.getvalue(), Member(offset, len(encoded), table_crc32c(encoded))

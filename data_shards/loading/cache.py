@@ -17,8 +17,8 @@ class CropSource:
 
     def __init__(self, reader: ShardReader, pool: Sequence[int], cache_bytes: int) -> None:
         self.reader = reader
-        shapes = (reader.index.volumes[i].shape_CDHW for i in set(pool))
-        self.is_cached = sum(4 * int(np.prod(shape)) for shape in shapes) <= cache_bytes
+        shapes = reader.index.volumes.matrix("shape_CDHW")[np.unique(pool)]
+        self.is_cached = 4 * int(shapes.prod(axis=1, dtype=np.int64).sum()) <= cache_bytes
         self._images: dict[int, np.ndarray] = {}
 
     def crop(self, i: int, start_DHW: Sequence[int], size_DHW: Sequence[int]) -> np.ndarray:
@@ -27,5 +27,5 @@ class CropSource:
             return self.reader.crop(i, start_DHW, size_DHW)
         if i not in self._images:
             self._images[i] = self.reader.read(i)
-        air_C = np.array(self.reader.index.volumes[i].minimum_C, dtype=np.float32)
+        air_C = np.array(self.reader.index.volumes.stored(i).minimum_C, dtype=np.float32)
         return cut(self._images[i], start_DHW, size_DHW, air_C)

@@ -43,8 +43,7 @@ class StepInfo:
 
 def pool_of(index: ShardIndex, subjects: tuple[str, ...]) -> list[int]:
     """Positions in the index of all scans of `subjects`. InputError where that is nothing."""
-    wanted = set(subjects)
-    pool = [i for i, volume in enumerate(index.volumes) if volume.subject in wanted]
+    pool: list[int] = index.volumes.where("subject", subjects).tolist()
     if not pool:
         raise InputError(f"{index.root}: none of its {len(index.volumes)} scans may be seen by pretraining; add scans")
     return pool

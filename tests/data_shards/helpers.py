@@ -56,7 +56,7 @@ def labels(num_classes: int) -> dict[str, str]:
 
 def build_places(folder: Path, shapes_XYZ: list[tuple[int, int, int]], format: str = "zarr", **settings) -> ShardIndex:
     write_archive(folder / "archive", shapes_XYZ)
-    config = BuildConfig(format=format, preprocess=KEEP_ALL, **{"volumes_per_shard": 2, **settings})
+    config = BuildConfig(**{"format": format, "preprocess": KEEP_ALL, "volumes_per_shard": 2, **settings})
     return build(folder / "archive", folder / "shards", config)
 
 

@@ -25,7 +25,7 @@ def test_a_whole_build_has_no_damage(tmp_path):
 @pytest.mark.parametrize("what", ["image", "label"])
 def test_a_flipped_bit_in_a_tar_names_shard_and_when_deep_the_case(tmp_path, what):
     index = build_places(tmp_path, SHAPES, "webdataset")
-    offset, size = index.volumes[1].members[what]
+    offset, size, _ = index.volumes[1].members[what]
     flip(index.root / "shard-00000.tar", offset + size - 2)
     (damage,) = verify(index.root)
     assert (damage.shard, damage.case) == ("shard-00000.tar", None) and "sha256" in damage.reason

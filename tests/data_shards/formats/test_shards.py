@@ -1,22 +1,26 @@
 """Both formats: the same samples in, the same voxels out, whatever the road."""
 
 import copy
-import io
+import os
 import pickle
 import tarfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 
+import google_crc32c
 import numpy as np
 import pytest
 import webdataset
 import zarr
 
-from data_shards.errors import InputError
+from data_shards.errors import InputError, ShardError
 from data_shards.formats import webdataset_shards, zarr_shards
+from data_shards.formats.encoding import Encoding, Member, StoredArray, table_crc32c
+from data_shards.formats.files import published
 from data_shards.formats.reader import ShardReader, open_reader
 from data_shards.formats.sample import ShardSample
+from data_shards.formats.storage import Range, read_checked
 from tests.data_shards.helpers import build_places, decode, stored_code
 
 SHAPES = [(8, 9, 10), (7, 12, 6), (10, 6, 9)]
@@ -32,11 +36,12 @@ def expected(i: int) -> np.ndarray:
     return stored_code(SHAPES[i], i)
 
 
-def samples() -> list[ShardSample]:
+def samples(dtype: str = "float16") -> list[ShardSample]:
     rng = np.random.default_rng(0)
-    image = rng.normal(size=(2, 40, 33, 20)).astype(np.float16)
+    image = (100 * rng.normal(size=(2, 40, 33, 20))).astype(dtype)
     label = rng.integers(0, 3, (40, 33, 20)).astype(np.uint8)
-    return [ShardSample("a", image, label, {"case": "a"}), ShardSample("b", image[:, ::2], None, {"case": "b"})]
+    air = float(image.min())
+    return [ShardSample("a", image, label, air, {"case": "a"}), ShardSample("b", image[:, ::2], None, air, {"case": "b"})]
 
 
 def test_every_voxel_of_every_volume_is_where_it_was(index):
@@ -101,27 +106,49 @@ def test_a_missing_shard_is_named(index, tmp_path):
 def test_a_tar_cut_short_is_named_not_misread(tmp_path):
     index = build_places(tmp_path, SHAPES, "webdataset")
     path = index.root / index.volumes[1].shard
-    path.write_bytes(path.read_bytes()[: index.volumes[1].members["image"][0] + 700])
-    with pytest.raises(InputError, match="image of case_1 is damaged"):
-        open_reader(index).read(1)
+    for length in (index.volumes[1].members["image"].offset + 100, 0):
+        path.write_bytes(path.read_bytes()[:length])
+        with pytest.raises(ShardError, match=r"shard-00000.tar: bytes \d+ to \d+ are damaged or missing"):
+            open_reader(index).read(1)
 
 
-def test_zarr_shards_are_sharded_checksummed_arrays_that_zarr_opens(tmp_path):
-    zarr_shards.write_shard(tmp_path / "s.zarr", samples())
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_file_cut_short_while_it_is_open_is_an_error_not_a_crash(tmp_path, format):
+    index = build_places(tmp_path, SHAPES, format)
+    reader = open_reader(index)
+    reader.read(0)
+    for path in index.root.rglob("*"):
+        if path.suffix == ".tar" or (path.is_file() and "/c/0" in path.as_posix()):
+            os.truncate(path, 10)
+    with pytest.raises(ShardError, match="damaged or missing"):
+        reader.read(0)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_shard_of_another_build_is_noticed_although_its_chunks_are_whole(tmp_path, format):
+    one = build_places(tmp_path / "one", SHAPES, format)
+    two = build_places(tmp_path / "two", SHAPES, format, preprocess={"clip_percentiles": (20, 80)})
+    with pytest.raises(ShardError, match="not the shard this index was written for|damaged or missing"):
+        open_reader(replace(one, root=two.root)).read(0)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int16"])
+def test_zarr_shards_are_sharded_checksummed_arrays_that_zarr_opens(tmp_path, dtype):
+    zarr_shards.write_shard(tmp_path / "s.zarr", samples(dtype), Encoding())
     group = zarr.open_group(tmp_path / "s.zarr", mode="r")
     image = group["a/image"]
     assert image.shards == (2, 40, 34, 20) and image.chunks == (1, 20, 17, 20)
-    assert np.array_equal(image[:], samples()[0].image_CDHW) and np.array_equal(
-        group["a/label"][:], samples()[0].label_DHW
-    )
+    for sample in samples(dtype):
+        for what, (array, _) in sample.arrays().items():
+            assert np.array_equal(group[f"{sample.case}/{what}"][...], array)
     assert "label" not in group["b"] and dict(group["b"].attrs) == {"case": "b"}
     sharding = image.metadata.to_dict()["codecs"][0]
     assert sharding["name"] == "sharding_indexed"
-    assert [codec["name"] for codec in sharding["configuration"]["codecs"]] == ["bytes", "zstd", "crc32c"]
+    assert [codec["name"] for codec in sharding["configuration"]["codecs"]] == ["bytes", "blosc", "crc32c"]
 
 
-def test_a_flipped_byte_in_a_zarr_chunk_is_an_error_not_another_number(tmp_path):
-    zarr_shards.write_shard(tmp_path / "s.zarr", samples())
+def test_a_flipped_byte_in_a_zarr_chunk_is_an_error_to_zarr_as_well(tmp_path):
+    zarr_shards.write_shard(tmp_path / "s.zarr", samples(), Encoding())
     (chunk,) = (p for p in (tmp_path / "s.zarr/a/image/c").rglob("*") if p.is_file())
     whole = chunk.read_bytes()
     for place in range(50, len(whole), len(whole) // 7):
@@ -130,28 +157,99 @@ def test_a_flipped_byte_in_a_zarr_chunk_is_an_error_not_another_number(tmp_path)
             zarr.open_group(tmp_path / "s.zarr", mode="r")["a/image"][:]
 
 
-def test_a_tar_is_what_webdataset_reads_and_the_ranges_say(tmp_path):
+def test_chunks_of_nothing_but_air_take_no_bytes(tmp_path):
+    image = np.full((1, 64, 64, 64), -1.5, np.float16)
+    image[0, 40, 50, 60] = 2
+    encoded = Encoding(max_chunk=32).encode(image, -1.5)
+    table = np.frombuffer(encoded[-4 - 8 * 16 : -4], "<u8").reshape(8, 2)
+    assert (table[:7] == 2**64 - 1).all() and table[7, 0] == 0
+    assert table_crc32c(encoded) == google_crc32c.value(encoded[-4 - 8 * 16 : -4])
+
+
+def test_a_tar_is_what_webdataset_reads_and_its_ranges_are_the_zarr_shards_bytes(tmp_path):
     path = tmp_path / "s.tar"
-    members = webdataset_shards.write_shard(path, samples())
-    read = list(webdataset.WebDataset(str(path), shardshuffle=False).decode())
+    members = webdataset_shards.write_shard(path, samples(), Encoding())
+    in_zarr = zarr_shards.write_shard(tmp_path / "s.zarr", samples(), Encoding())
+    read = list(webdataset.WebDataset(str(path), shardshuffle=False).decode(webdataset_shards.decode_zarr))
     assert [sample["__key__"] for sample in read] == ["a", "b"]
-    assert np.array_equal(read[0]["image.npy"], samples()[0].image_CDHW)
-    assert np.array_equal(read[0]["label.npy"], samples()[0].label_DHW)
-    assert "label.npy" not in read[1] and read[1]["json"] == {"case": "b"}
+    assert np.array_equal(read[0]["image.zarr.zip"], samples()[0].image_CDHW)
+    assert np.array_equal(read[0]["label.zarr.zip"], samples()[0].label_DHW)
+    assert "label.zarr.zip" not in read[1] and read[1]["json"] == {"case": "b"}
     raw = path.read_bytes()
-    for sample, ranges in zip(samples(), members, strict=True):
+    for sample, ranges, others in zip(samples(), members, in_zarr, strict=True):
         assert ranges.keys() == sample.arrays().keys()
-        for what, (offset, size) in ranges.items():
-            array = np.load(io.BytesIO(raw[offset : offset + size]), allow_pickle=False)
-            assert np.array_equal(array, sample.arrays()[what])
+        for what, (offset, size, crc) in ranges.items():
+            file = tmp_path / zarr_shards.member_file("s.zarr", sample.case, what)
+            assert raw[offset : offset + size] == file.read_bytes() and others[what] == (0, size, crc)
+
+
+def test_a_member_of_a_tar_is_a_zip_that_zarr_opens_by_itself(tmp_path):
+    webdataset_shards.write_shard(tmp_path / "s.tar", samples(), Encoding())
+    with tarfile.open(tmp_path / "s.tar") as tar:
+        tar.extractall(tmp_path, filter="data")
+    store = zarr.storage.ZipStore(tmp_path / "a.image.zarr.zip", mode="r")
+    assert np.array_equal(zarr.open_array(store, mode="r")[...], samples()[0].image_CDHW)
 
 
 def test_equal_samples_make_equal_tar_bytes(tmp_path):
     for name in ("a.tar", "b.tar"):
-        webdataset_shards.write_shard(tmp_path / name, samples())
+        webdataset_shards.write_shard(tmp_path / name, samples(), Encoding())
     assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
     with tarfile.open(tmp_path / "a.tar") as tar:
         assert {(info.mtime, info.uid, info.mode) for info in tar} == {(0, 0, 0o444)}
+
+
+@pytest.mark.parametrize("compressor", ["lz4hc", "zstd"])
+@pytest.mark.parametrize("max_chunk", [8, 31, 128])
+def test_any_box_of_any_grid_is_the_arrays_own(compressor, max_chunk):
+    rng = np.random.default_rng(0)
+    encoding = Encoding(max_chunk=max_chunk, compressor=compressor)
+    for shape in [(3, 33, 9, 70), (1, 1, 1, 1), (40, 8, 17)]:
+        array = rng.integers(-3, 3, shape).astype(np.int16)
+        encoded = encoding.encode(array, 0)
+        storage = Memory(b"before" + encoded)
+        member = Member(6, len(encoded), table_crc32c(encoded))
+        stored = StoredArray(storage, "file", member, encoding.grid(shape), array.dtype, 0)
+        for _ in range(10):
+            start = [int(rng.integers(0, n)) for n in shape]
+            stop = [int(rng.integers(a, n + 1)) for a, n in zip(start, shape, strict=True)]
+            box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+            assert np.array_equal(stored.read_box(storage, start, stop), array[box])
+
+
+def test_every_flipped_bit_of_an_array_is_an_error(tmp_path):
+    array = np.random.default_rng(0).normal(size=(1, 9, 12, 11)).astype(np.float16)
+    encoding = Encoding(max_chunk=8)
+    encoded = encoding.encode(array, 0)
+    member = Member(0, len(encoded), table_crc32c(encoded))
+    for place in range(0, len(encoded), 3):
+        storage = Memory(encoded[:place] + bytes([encoded[place] ^ 16]) + encoded[place + 1 :])
+        with pytest.raises(ShardError):
+            stored = StoredArray(storage, "file", member, encoding.grid(array.shape), array.dtype, 0)
+            stored.read_box(storage, (0, 0, 0, 0), array.shape)
+
+
+class Memory:
+    """One file's bytes as a storage."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def read(self, file, ranges):
+        return [memoryview(self.content[offset : offset + size]) for offset, size in ranges]
+
+    read_again = read
+
+
+def test_a_checksum_that_was_wrong_once_is_read_again():
+    encoded = Encoding().encode(np.ones((4, 4, 4), np.uint8), 0)
+
+    class Flaky(Memory):
+        def read(self, file, ranges):
+            return [memoryview(bytes(part)[::-1]) for part in super().read(file, ranges)]
+
+    (table,) = read_checked(Flaky(encoded), "file", [Range(len(encoded) - 20, 20)])
+    assert len(table) == 16
 
 
 @pytest.mark.parametrize(
@@ -162,11 +260,15 @@ def test_a_writer_that_fails_leaves_the_old_shard_and_nothing_else(tmp_path, wri
         yield samples()[0]
         raise RuntimeError("power cut")
 
-    write(tmp_path / name, samples()[1:])
+    def publish(content):
+        with published(tmp_path / name) as temporary:
+            write(temporary, content, Encoding())
+
+    publish(samples()[1:])
     before = sorted((p, p.stat().st_mtime_ns) for p in tmp_path.rglob("*"))
     with pytest.raises(RuntimeError, match="power cut"):
-        write(tmp_path / name, failing())
+        publish(failing())
     assert sorted((p, p.stat().st_mtime_ns) for p in tmp_path.rglob("*")) == before
     (tmp_path / f".tmp-{name}").mkdir()  # left by a killed writer
-    write(tmp_path / name, samples())
+    publish(samples())
     assert [p.name for p in tmp_path.iterdir()] == [name]
