@@ -36,6 +36,10 @@ class Result:
     lines: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
 
+    def add(self, other: "Result") -> None:
+        self.lines += other.lines
+        self.failed += other.failed
+
     def attempt(self, name: str, make: Callable[[], Contender], settings: Settings) -> Contender | None:
         """What `make` gives. None, and a line in `failed`, where a peer is absent or was changed by its makers."""
         try:

@@ -86,14 +86,9 @@ class ZarrPython(_Arrays):
         settings: dict[str, Any] = {"threading.max_workers": 1}
         if pipeline is not None:
             settings["codec_pipeline.path"] = pipeline
-        self._settings = lambda: zarr.config.set(settings)
-        with self._settings():
+        with zarr.config.set(settings):  # a pipeline takes its settings when its array is opened
             arrays = [zarr.open_array(path, mode="r") for path in _shard_arrays(scans)]
         super().__init__(arrays, megabytes(scans.index.root, len(scans.index.volumes)))
-
-    def read(self, i: int, start_DHW: Triple, size_DHW: Triple) -> np.ndarray:
-        with self._settings():  # the pipelines ask for their threads at every read
-            return super().read(i, start_DHW, size_DHW)
 
 
 class TensorStore:

@@ -25,7 +25,7 @@ from data_shards.order.crops import crop_start
 
 NUM_WORKERS = 2
 ENDLESS = 100_000  # items, where a loader wants a number
-LITDATA_COPIES = 8  # of every volume: LitData gives out whole chunks, and one chunk would keep one worker busy
+LITDATA_COPIES = 8  # of every volume: workers get whole chunks, and the few volumes of a set are too few of them
 
 
 class Crop(NamedTuple):
@@ -105,13 +105,13 @@ def webdataset_tars(scans: ScanSet) -> Stored:
 
 
 def mosaic_streaming(scans: ScanSet) -> Stored:
-    """MDS shards of the default 64 MiB with an ndarray column, read from the local folder."""
+    """MDS shards with an ndarray column, read from the local folder."""
     streaming = _import_streaming()
     sources, folder = stored_npy(scans), scans.peers / "mds"
     if not folder.exists():
         with whole(folder) as temporary:
             columns = {"case": "str", "image": f"ndarray:{np.load(sources[0], mmap_mode='r').dtype}"}
-            with streaming.MDSWriter(out=str(temporary), columns=columns) as writer:
+            with streaming.MDSWriter(out=str(temporary), columns=columns, size_limit=_part_bytes(sources)) as writer:
                 for source in sources:
                     writer.write({"case": source.stem, "image": np.load(source)})
 
@@ -133,7 +133,7 @@ def mosaic_streaming(scans: ScanSet) -> Stored:
 
 
 def litdata_chunks(scans: ScanSet) -> Stored:
-    """optimize() into chunks of 64 MB, StreamingDataset and StreamingDataLoader.
+    """optimize(), StreamingDataset and StreamingDataLoader.
 
     Version 0.2.76 maps local chunks into memory, so of a volume it too reads only what the crop touches.
     """
@@ -226,6 +226,11 @@ def _cut_litdata_sample(cropper: Cropper, sample: dict[str, Any]) -> Crop:
     return cropper(sample["case"], sample["image"])
 
 
+def _part_bytes(sources: list[Path]) -> int:
+    """64 MiB a shard or chunk, as recommended; or one volume: MDS would put an empty shard before one too large."""
+    return max(2**26, *(path.stat().st_size + 2**16 for path in sources))
+
+
 def _write_litdata(sources: list[Path], folder: Path) -> None:
     import litdata
 
@@ -233,7 +238,7 @@ def _write_litdata(sources: list[Path], folder: Path) -> None:
         fn=_litdata_sample,
         inputs=[str(source) for source in sources],
         output_dir=str(folder),
-        chunk_bytes="64MB",
+        chunk_bytes=_part_bytes(sources),
         num_workers=1,
         verbose=False,
     )

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
-ITK_ENDINGS = (".nrrd", ".nhdr", ".mha", ".mhd")
-VOLUME_ENDINGS = NIFTI_ENDINGS + ITK_ENDINGS
+NRRD_ENDINGS = (".nrrd", ".nhdr")
+META_ENDINGS = (".mha", ".mhd")
+VOLUME_ENDINGS = NIFTI_ENDINGS + NRRD_ENDINGS + META_ENDINGS
 
 
 @dataclass(frozen=True)

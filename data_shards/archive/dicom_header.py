@@ -11,7 +11,12 @@ from collections.abc import Sequence
 
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from data_shards.archive.identity import Identity, same_text
 
@@ -42,7 +47,8 @@ class UnreadableDicomError(Exception):
 
 def is_dicom_file(path: str) -> bool:
     """By its magic, whatever its name, or by its ending .dcm. Anything but a regular file is none."""
-    if not os.path.isfile(path):  # reading a pipe or a device may never end
+    # DICOMDIR is a table of contents; reading a pipe or a device may never end
+    if os.path.basename(path) == "DICOMDIR" or not os.path.isfile(path):
         return False
     if path.lower().endswith(".dcm"):
         return True
@@ -69,13 +75,17 @@ def open_dicom(path: str, keywords: Sequence[str], with_voxels: bool = False) ->
                     raise UnreadableDicomError
             elif head[:2] == b"\x02\x00":  # no preamble, yet a file meta group: it could be a deflated one
                 raise UnreadableDicomError
-            return pydicom.dcmread(
+            header = pydicom.dcmread(
                 path,
                 force=not has_magic,
                 stop_before_pixels=not with_voxels,
                 specific_tags=[*keywords, "PixelData"] if with_voxels else list(keywords),
                 defer_size=None if with_voxels else _MAX_ELEMENT_BYTES,
             )
+        if "TransferSyntaxUID" not in header.file_meta:  # written without a preamble; pydicom found out by looking
+            is_implicit = header.original_encoding[0]
+            header.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if is_implicit else ExplicitVRLittleEndian
+        return header
     except Exception:
         raise UnreadableDicomError from None
 
@@ -96,6 +106,12 @@ def subject_key(header: Dataset, identity: Identity) -> str:
         if texts[0]:
             return identity.key("subject", keywords[0], *texts)
     return identity.key("subject", "StudyInstanceUID", text_of(header, "StudyInstanceUID"))
+
+
+def is_packed(header: Dataset) -> bool:
+    """Whether the pixel data is compressed, as far as we know."""
+    plain = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
+    return text_of(header.file_meta, "TransferSyntaxUID") not in plain
 
 
 def modality_of(header: Dataset) -> str:

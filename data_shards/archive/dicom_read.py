@@ -22,6 +22,7 @@ from data_shards.archive.dicom_header import (
     TECHNICAL,
     UnreadableDicomError,
     is_dicom_file,
+    is_packed,
     open_dicom,
     text_of,
 )
@@ -145,9 +146,8 @@ def _check(name: str, header: Dataset, size_bytes: int) -> _Pixels:
         raise VolumeError(f"{name}: {num_frames} frames of {num_columns} x {num_rows} voxels can't be used: remove it")
     if bits not in (8, 16, 32) or not 1 <= stored_bits <= bits:
         raise VolumeError(f"{name}: {stored_bits} of {bits} bits a voxel, 8, 16 or 32 are known: convert it")
-    is_packed = header.file_meta.get("TransferSyntaxUID") and UID(header.file_meta.TransferSyntaxUID).is_compressed
     needed = num_frames * num_rows * num_columns * bits // 8
-    if not is_packed and needed > size_bytes:
+    if not is_packed(header) and needed > size_bytes:
         raise VolumeError(f"{name}: a file has {size_bytes} bytes, its header promises {needed}: copy it again")
     is_signed = _whole(name, header, "PixelRepresentation", 0) == 1
     ends = (-1 if is_signed else (1 << stored_bits) - 1) if inverted == "MONOCHROME1" else None

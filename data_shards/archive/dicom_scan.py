@@ -50,7 +50,7 @@ def scan_dicom(root: str, folder: str, names: Iterable[str], identity: Identity)
     found: dict[str, FolderSeries] = {}
     for name in names:
         path = os.path.join(root, folder, name)
-        if name == "DICOMDIR" or not is_dicom_file(path):
+        if not is_dicom_file(path):
             continue
         try:
             header = open_dicom(path, _SCANNED)

@@ -56,7 +56,7 @@ def scan_folder(folder: str, root: str, identity: Identity) -> FolderFound:
     try:
         identity.check_dicom()
     except InputError:  # told by whoever asked for the scan: not every map_fn carries an exception home whole
-        can_name = not any(name != "DICOMDIR" and is_dicom_file(os.path.join(place, name)) for name in others)
+        can_name = not any(is_dicom_file(os.path.join(place, name)) for name in others)
         return FolderFound(folder, volumes, (), can_name)
     return FolderFound(folder, volumes, scan_dicom(root, folder, others, identity))
 

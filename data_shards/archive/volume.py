@@ -12,10 +12,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from data_shards.archive.cases import ITK_ENDINGS, ArchiveCase, ScanName
+from data_shards.archive.cases import META_ENDINGS, NRRD_ENDINGS, ArchiveCase, ScanName
 from data_shards.archive.dicom_read import read_series
-from data_shards.archive.itk import read_itk
+from data_shards.archive.metaimage import read_metaimage
 from data_shards.archive.nifti import read_nifti
+from data_shards.archive.nrrd import read_nrrd
 from data_shards.errors import VolumeError
 from data_shards.formats.sample import array_sha256
 
@@ -120,8 +121,9 @@ def _read_file(path: Path, name: ScanName, dtype: type | None) -> tuple[np.ndarr
     """Scaled voxels (X, Y, Z, C) and affine; a 3-D file has C = 1."""
     if os.path.exists(path) and not os.path.isfile(path):  # reading a pipe or a device may never end
         raise VolumeError(f"{name}: is not a file: give the file of a scan")
-    is_itk = path.name.lower().endswith(ITK_ENDINGS)
-    data, affine_4x4 = read_itk(path, name) if is_itk else read_nifti(path, name)
+    ending = path.suffix.lower()
+    read = read_nrrd if ending in NRRD_ENDINGS else read_metaimage if ending in META_ENDINGS else read_nifti
+    data, affine_4x4 = read(path, name)
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf and is refused as such
         data = data if dtype is None else data.astype(dtype, copy=False)
     while data.ndim > 4 and data.shape[-1] == 1:

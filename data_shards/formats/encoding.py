@@ -16,7 +16,7 @@ from numcodecs import blosc
 from pydantic import BaseModel, ConfigDict, Field
 
 from data_shards.errors import ShardError
-from data_shards.formats.chunks import ChunkGrid
+from data_shards.formats.chunks import ChunkGrid, Piece
 from data_shards.formats.storage import CRC_BYTES, Range, Storage, read_checked
 
 # blosc's own threads are shared by the whole process and do not survive a fork; a loader has workers instead.
@@ -135,23 +135,35 @@ class StoredArray:
         (table,) = read_checked(storage, file, [table_range], expected_crc32c=member.table_crc32c)
         self._table_N2 = np.frombuffer(table, dtype="<u8").reshape(-1, 2)
 
-    def read_box(self, storage: Storage, start: Sequence[int], stop: Sequence[int]) -> np.ndarray:
-        """Voxels [start, stop) of all axes. Only the chunks they touch are read, checked and decoded."""
-        box = np.empty([b - a for a, b in zip(start, stop, strict=True)], dtype=self.dtype)
-        pieces = list(self.grid.pieces(start, stop))
-        rows = self._table_N2[[piece.number for piece in pieces]].tolist() if pieces else []
+    def read_boxes(
+        self,
+        storage: Storage,
+        boxes: Sequence[tuple[Sequence[int], Sequence[int]]],
+        into: Sequence[np.ndarray],
+    ) -> None:
+        """Write for each (start, stop) the voxels [start, stop) of all axes into the array of that shape.
+
+        Only the chunks that the boxes touch are read, checked and decoded, and each of them once. Raises ShardError.
+        """
+        wanted: dict[int, list[tuple[np.ndarray, Piece]]] = {}
+        for box, array in zip(boxes, into, strict=True):
+            for piece in self.grid.pieces(*box):
+                wanted.setdefault(piece.number, []).append((array, piece))
+        numbers = sorted(wanted)  # the order of the file, so that neighbours are read in one go
+        rows = self._table_N2[numbers].tolist() if numbers else []
         ranges = [Range(self.member.offset + offset, size) for offset, size in rows if offset != _EMPTY]
         payloads = iter(read_checked(storage, self.file, ranges))
         chunk = np.empty(self.grid.chunk, dtype=self.dtype)
-        for (_, in_box, in_chunk), (offset, _) in zip(pieces, rows, strict=True):
-            if offset == _EMPTY:
-                box[in_box] = self.fill
-                continue
-            try:
-                blosc.decompress(next(payloads), chunk)
-            except (RuntimeError, ValueError) as error:
-                raise ShardError(
-                    f"{self.file}: a chunk can't be decoded ({error}): remove the shard and build again"
-                ) from None
-            box[in_box] = chunk[in_chunk]
-        return box
+        for number, (offset, _) in zip(numbers, rows, strict=True):
+            if offset != _EMPTY:
+                self._decode(next(payloads), chunk)
+            for array, (_, in_box, in_chunk) in wanted[number]:
+                array[in_box] = self.fill if offset == _EMPTY else chunk[in_chunk]
+
+    def _decode(self, payload: memoryview, chunk: np.ndarray) -> None:
+        try:
+            blosc.decompress(payload, chunk)
+        except (RuntimeError, ValueError) as error:
+            raise ShardError(
+                f"{self.file}: a chunk can't be decoded ({error}): remove the shard and build again"
+            ) from None

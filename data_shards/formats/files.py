@@ -125,7 +125,8 @@ def remove(path: Path) -> None:
 
 def _upload(source: Path, path: Path) -> None:
     assert isinstance(path, UPath)
-    remove(path)
+    if source.is_dir():  # an object is replaced at once, a folder keeps what isn't overwritten
+        remove(path)
     path.fs.put(str(source), path.path, recursive=source.is_dir())
     path.fs.invalidate_cache()
 

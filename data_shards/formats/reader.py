@@ -8,14 +8,18 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
+from upath import UPath
 
 from data_shards.errors import InputError
 from data_shards.formats import webdataset_shards, zarr_shards
+from data_shards.formats.disk_cache import CacheConfig, DiskCache, cache_from_environment
 from data_shards.formats.encoding import StoredArray
+from data_shards.formats.files import is_remote
 from data_shards.formats.index import ShardIndex
+from data_shards.formats.remote import RemoteFiles
 from data_shards.formats.storage import LocalFiles, Storage
 from data_shards.formats.volumes import Stored
-from data_shards.order.crops import overlap, pad_crop
+from data_shards.order.crops import inside, overlap
 
 What = Literal["image", "label"]
 _MEMBER_FILE = {"zarr": zarr_shards.member_file, "webdataset": webdataset_shards.member_file}
@@ -40,54 +44,86 @@ class ShardReader:
         What lies outside the volume is the volume's minimum (air) in an image and 0 in a label. Raises InputError for
         the label of an unlabelled volume, ShardError for a shard that is missing, damaged or of another build.
         """
-        volume = self.index.volumes.stored(i)
-        begin, end = overlap(start_DHW, size_DHW, volume.shape_CDHW[1:])
-        voxels = self._read_box(i, volume, what, begin, end)
+        stored = self.stored_crop(i, start_DHW, size_DHW, what)
         if what == "label":
-            return pad_crop(voxels, start_DHW, size_DHW, 0)
-        image_CDHW = voxels.astype(np.float32)
+            return stored
+        volume = self.index.volumes.stored(i)
+        image_CDHW = stored.astype(np.float32)
         if volume.dtype != "float16":
             image_CDHW *= np.float32(volume.scale)
             image_CDHW += np.float32(volume.offset)
-        return pad_crop(image_CDHW, start_DHW, size_DHW, np.array(volume.minimum_C, dtype=np.float32))
+        return image_CDHW
 
     def stored_crop(self, i: int, start_DHW: Sequence[int], size_DHW: Sequence[int], what: What = "image") -> np.ndarray:
-        """Like `crop` of a box inside the volume, but as stored: float16 or int16 where `crop` gives float32."""
-        volume = self.index.volumes.stored(i)
-        end = [start + size for start, size in zip(start_DHW, size_DHW, strict=True)]
-        return self._read_box(i, volume, what, start_DHW, end)
+        """Like `crop`, but as stored: float16 or int16 where `crop` gives float32. Half the bytes, a third of the time:
+        numpy widens float16 slowly, torch and GPUs do it in passing."""
+        return self.stored_crops(i, [start_DHW], size_DHW, what)[0]
 
-    def _read_box(
-        self, i: int, volume: Stored, what: What, begin: Sequence[int], end: Sequence[int]
-    ) -> np.ndarray:
-        if what == "label":
-            if not volume.has_label:
-                raise InputError(f"{volume.case} has no label: choose labelled cases")
-            return self._array(i, volume, what).read_box(self.storage, begin, end)
-        channels = volume.shape_CDHW[0]
-        return self._array(i, volume, what).read_box(self.storage, (0, *begin), (channels, *end))
+    def stored_crops(
+        self,
+        i: int,
+        starts_DHW: Sequence[Sequence[int]],
+        size_DHW: Sequence[int],
+        what: What = "image",
+        into: Sequence[np.ndarray] | None = None,
+    ) -> list[np.ndarray]:
+        """Several `stored_crop`s of one volume; a chunk that more than one of them touches is decoded once.
+
+        `into` are arrays to write the crops into, of their shape and type.
+        """
+        volume = self.index.volumes.stored(i)
+        *channels, depth, height, width = volume.shape_CDHW if what == "image" else volume.shape_CDHW[1:]
+        array = self._array(i, volume, what)
+        crops = list(into or (np.empty((*channels, *size_DHW), dtype=array.dtype) for _ in starts_DHW))
+        boxes, inner = [], []
+        for start, crop in zip(starts_DHW, crops, strict=True):
+            begin, end = overlap(start, size_DHW, (depth, height, width))
+            boxes.append(((*([0] * len(channels)), *begin), (*channels, *end)))
+            inner.append(inside(crop, start, begin, end))
+            if inner[-1].shape != crop.shape:
+                crop[...] = 0 if what == "label" else stored_air_C(volume).reshape(-1, 1, 1, 1)
+        array.read_boxes(self.storage, boxes, inner)
+        return crops
 
     def _array(self, i: int, volume: Stored, what: What) -> StoredArray:
         if (i, what) in self._open:
             self._open.move_to_end((i, what))
+            return self._open[i, what]
+        if len(self._open) >= _MAX_OPEN_ARRAYS:
+            self._open.popitem(last=False)
+        if what == "image":
+            shape, dtype, fill, member = volume.shape_CDHW, volume.dtype, volume.air, volume.image
+        elif volume.has_label:
+            shape, dtype, fill, member = volume.shape_CDHW[1:], "uint8", 0, volume.label
         else:
-            if len(self._open) >= _MAX_OPEN_ARRAYS:
-                self._open.popitem(last=False)
-            file = _MEMBER_FILE[self.index.format](volume.shard, volume.case, what)
-            shape = volume.shape_CDHW if what == "image" else volume.shape_CDHW[1:]
-            member, dtype, fill = (
-                (volume.image, np.dtype(volume.dtype), volume.air)
-                if what == "image"
-                else (volume.label, np.dtype(np.uint8), 0)
-            )
-            grid = self.index.encoding.grid(shape)
-            self._open[i, what] = StoredArray(self.storage, file, member, grid, dtype, fill)
+            raise InputError(f"{volume.case} has no label: choose labelled cases")
+        file = _MEMBER_FILE[self.index.format](volume.shard, volume.case, what)
+        grid = self.index.encoding.grid(shape)
+        self._open[i, what] = StoredArray(self.storage, file, member, grid, np.dtype(dtype), fill)
         return self._open[i, what]
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_open": OrderedDict()}
 
 
-def open_reader(index: ShardIndex) -> ShardReader:
-    """A reader of the shards under `index.root`. Opens no file yet."""
-    return ShardReader(index, LocalFiles(index.root))
+def stored_air_C(volume: Stored) -> np.ndarray:
+    """Each channel's minimum as it is stored: what surrounds the volume."""
+    minimum_C = np.array(volume.minimum_C, dtype=np.float64)
+    if volume.dtype == "float16":
+        return minimum_C.astype(np.float16)
+    return np.rint((minimum_C - volume.offset) / volume.scale).astype(volume.dtype)
+
+
+def open_reader(index: ShardIndex, cache: CacheConfig | None = None) -> ShardReader:
+    """A reader of the shards under `index.root`. Opens no file yet.
+
+    Shards in a bucket are kept in the disk `cache`; None = the one that the environment names, if it names one.
+    """
+    if not is_remote(index.root):
+        return ShardReader(index, LocalFiles(index.root))
+    files = RemoteFiles(UPath(index.root))
+    cache = cache or cache_from_environment()
+    if cache.folder is None:
+        return ShardReader(index, files)
+    versions = {shard.name: shard.sha256 for shard in index.shards}
+    return ShardReader(index, DiskCache(files, cache.folder, cache.limit_bytes, versions))

@@ -49,9 +49,14 @@ def read_checked(
     """
     try:
         parts = storage.read(file, ranges)
-        wrong = [k for k, part in enumerate(parts) if not _is_whole(part, ranges[k].size)]
+        # Whole bytes of another build in a cache are wrong too, and the source may have the right ones.
+        wrong = [
+            k
+            for k, part in enumerate(parts)
+            if not (is_whole(part, ranges[k].size) and expected_crc32c in (None, _stated_crc32c(part)))
+        ]
         for k, part in zip(wrong, storage.read_again(file, [ranges[k] for k in wrong]) if wrong else (), strict=True):
-            if not _is_whole(part, ranges[k].size):
+            if not is_whole(part, ranges[k].size):
                 raise ShardError(
                     f"{file}: bytes {ranges[k].offset} to {sum(ranges[k])} are damaged or missing: run "
                     "`maetrain shards verify`, remove the shard and build again"
@@ -61,15 +66,20 @@ def read_checked(
         raise ShardError(
             f"{file}: can't be read ({error.strerror or error}): give the folder that holds the shards or build again"
         ) from None
-    if expected_crc32c is not None and bytes(parts[0][-CRC_BYTES:]) != expected_crc32c.to_bytes(CRC_BYTES, "little"):
+    if expected_crc32c is not None and _stated_crc32c(parts[0]) != expected_crc32c:
         raise ShardError(f"{file}: is not the shard this index was written for: put the right one there or build again")
     return [part[:-CRC_BYTES] for part in parts]
 
 
-def _is_whole(part: memoryview, size: int) -> bool:
+def is_whole(part: memoryview, size: int) -> bool:
+    """True for `size` bytes that end with the crc32c of those before it."""
     if len(part) != size or size < CRC_BYTES:
         return False
-    return google_crc32c.value(bytes(part[:-CRC_BYTES])) == int.from_bytes(part[-CRC_BYTES:], "little")
+    return google_crc32c.value(bytes(part[:-CRC_BYTES])) == _stated_crc32c(part)
+
+
+def _stated_crc32c(part: memoryview) -> int:
+    return int.from_bytes(part[-CRC_BYTES:], "little")
 
 
 def merged(ranges: Sequence[Range], max_gap_bytes: int = 0) -> list[tuple[Range, list[int]]]:

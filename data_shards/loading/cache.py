@@ -8,24 +8,29 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_shards.formats.reader import ShardReader
+from data_shards.formats.reader import ShardReader, stored_air_C
 from data_shards.order.crops import cut
 
 
 class CropSource:
-    """Crops of the volumes `pool` (places in the index): from memory if their float32 images fit `cache_bytes`."""
+    """Crops of the volumes `pool` (places in the index): from memory if their stored images fit `cache_bytes`."""
 
     def __init__(self, reader: ShardReader, pool: Sequence[int], cache_bytes: int) -> None:
         self.reader = reader
         shapes = reader.index.volumes.matrix("shape_CDHW")[np.unique(pool)]
-        self.is_cached = 4 * int(shapes.prod(axis=1, dtype=np.int64).sum()) <= cache_bytes
+        self.is_cached = 2 * int(shapes.prod(axis=1, dtype=np.int64).sum()) <= cache_bytes  # 2 bytes a voxel
         self._images: dict[int, np.ndarray] = {}
 
-    def crop(self, i: int, start_DHW: Sequence[int], size_DHW: Sequence[int]) -> np.ndarray:
-        """Image voxels [start, start + size) of volume `i`, float32 (C, *size), padded as `ShardReader.crop` does."""
+    def read(
+        self, i: int, starts_DHW: Sequence[Sequence[int]], size_DHW: Sequence[int], into: Sequence[np.ndarray]
+    ) -> None:
+        """Write crops of volume `i` into the arrays `into`, as `ShardReader.stored_crops` does."""
         if not self.is_cached:
-            return self.reader.crop(i, start_DHW, size_DHW)
+            self.reader.stored_crops(i, starts_DHW, size_DHW, into=into)
+            return
+        volume = self.reader.index.volumes.stored(i)
         if i not in self._images:
-            self._images[i] = self.reader.read(i)
-        air_C = np.array(self.reader.index.volumes.stored(i).minimum_C, dtype=np.float32)
-        return cut(self._images[i], start_DHW, size_DHW, air_C)
+            self._images[i] = self.reader.stored_crop(i, (0, 0, 0), volume.shape_CDHW[1:])
+        air_C = stored_air_C(volume)
+        for start, crop in zip(starts_DHW, into, strict=True):
+            crop[...] = cut(self._images[i], start, size_DHW, air_C)

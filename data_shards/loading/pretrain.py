@@ -4,118 +4,181 @@ Which sample comes when is a pure function of (seed, epoch), its crop, mirroring
 sample): neither ranks nor workers change them, and `samples_seen` is the whole state. B batch, C channel, D H W voxels.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from data_shards.errors import InputError
+from data_shards.errors import InputError, ShardError
 from data_shards.formats.index import ShardIndex
-from data_shards.formats.reader import open_reader
-from data_shards.loading.cache import CropSource
-from data_shards.order.crops import Triple, crop_start
+from data_shards.loading.crops import Answer, CropRecipe, CropSet, Request
+from data_shards.loading.ring import BatchRing
 from data_shards.order.partition import positions
 from data_shards.order.shuffle import EpochOrder
-from data_shards.order.streams import stream, stream_seed
 from data_shards.order.world import World
 
 CACHE_BYTES = 256 * 2**20  # per rank
-
-Mirror = tuple[bool, bool, bool]
+_PREFETCH = 2  # batches a worker is ahead
+_HELD = 4  # batches that may be held beside; more are handed over the slow way
 
 
 @dataclass(frozen=True)
 class PretrainBatch:
     """One micro batch of one rank.
 
-    volume_BCDHW: float32 crops. seeds_B: int64, one mask seed per sample. keys: their case names.
-    samples_seen_after: position of the global order after this micro step of all ranks; a run resumes from it.
+    stored_BCDHW: float16 or int16 crops as stored; `volume_BCDHW` widens them. seeds_B: int64, one mask seed per
+    sample. keys: their case names. samples_seen_after: position of the global order after this micro step of all
+    ranks; a run resumes from it. num_replaced: samples whose volume could not be read and gave way to another, for the
+    reasons in `damage`.
     """
 
-    volume_BCDHW: Tensor
+    stored_BCDHW: Tensor
+    scale_B: Tensor
+    offset_B: Tensor
     seeds_B: Tensor
     keys: tuple[str, ...]
     samples_seen_after: int
+    num_replaced: int = 0
+    damage: tuple[str, ...] = ()
+
+    @property
+    def volume_BCDHW(self) -> Tensor:
+        """The crops in float32, on the device where the stored ones are: half the bytes cross the bus."""
+        volume_BCDHW = self.stored_BCDHW.float()
+        if self.stored_BCDHW.dtype == torch.float16:
+            return volume_BCDHW
+        shape = (-1, 1, 1, 1, 1)
+        return volume_BCDHW.mul_(self.scale_B.view(shape)).add_(self.offset_B.view(shape))
+
+    def to(self, device: torch.device | str) -> "PretrainBatch":
+        """The tensors that the network needs on `device`; copies from pinned memory do not wait."""
+        stored, scale, offset = (
+            tensor.to(device, non_blocking=True) for tensor in (self.stored_BCDHW, self.scale_B, self.offset_B)
+        )
+        return replace(self, stored_BCDHW=stored, scale_B=scale, offset_B=offset)
 
 
 def pretrain_batches(
     index: ShardIndex,
     volumes: Sequence[int],
-    crop_DHW: Triple,
+    crop_DHW: tuple[int, int, int],
     micro_batch: int,
     world: World,
     seed: int,
     samples_seen: int = 0,
     num_workers: int = 0,
-    mirror: Mirror = (False, False, False),
+    mirror: tuple[bool, bool, bool] = (False, False, False),
+    crops_per_volume: int = 1,
+    min_foreground: float = 0.0,
     cache_bytes: int = CACHE_BYTES,
+    max_damaged_share: float = 0.01,
+    on_damage: Callable[[str], None] = warnings.warn,
+    pin_memory: bool = False,
 ) -> Iterator[PretrainBatch]:
     """Batches of `micro_batch` crops for `world.rank`, from position `samples_seen` on, for ever.
 
-    `volumes` are places in `index.volumes`: the pool. An axis of `mirror` that is True is flipped in half of the
-    samples. With `num_workers` = 0 decoded volumes stay in memory if the pool fits `cache_bytes`; worker processes
-    read just the crops. Raises InputError for an empty pool.
+    `volumes` are places in `index.volumes`: the pool. For `mirror`, `crops_per_volume` and `min_foreground` see
+    `CropRecipe`. With `num_workers` = 0 stored volumes stay in memory if the pool fits `cache_bytes`; worker processes
+    read just the crops and hand them over in shared memory.
+
+    A volume that can't be read gives way to another; `on_damage` hears of each once. Raises ShardError when more than
+    `max_damaged_share` (0..1) of this rank's samples did, InputError for an empty pool.
     """
-    if not volumes:
+    if not len(volumes):
         raise InputError("the pretraining pool is empty: lower the share of test persons or add scans")
-    crops = _Crops(index, tuple(volumes), crop_DHW, seed, mirror, cache_bytes if num_workers == 0 else 0)
+    recipe = CropRecipe(crop_DHW, seed, crops_per_volume, mirror, min_foreground)
+    order = EpochOrder(len(volumes), seed, crops_per_volume)
+    ring = None
+    if num_workers:
+        shape = (micro_batch, len(index.channel_names), *crop_DHW)
+        ring = BatchRing(num_workers * _PREFETCH + _HELD, shape, np.dtype(index.encoding.dtype))
     loader = DataLoader(
-        crops,
-        batch_sampler=_Positions(len(volumes), micro_batch, world, seed, samples_seen),
+        CropSet(index, volumes, recipe, 0 if num_workers else cache_bytes, ring),
+        batch_sampler=_Requests(order, micro_batch, world, samples_seen, ring),  # type: ignore[arg-type]
         num_workers=num_workers,
-        collate_fn=_collate,
+        prefetch_factor=_PREFETCH if num_workers else None,
+        multiprocessing_context="fork" if num_workers else None,  # the ring is shared by being inherited
+        collate_fn=_as_it_is,
         worker_init_fn=_one_thread,
         generator=torch.Generator(),  # its own, or the loader would draw from the program's
     )
-    for volume_BCDHW, seeds_B, keys in loader:
+    damage = DamageCount(max_damaged_share, order.num_samples / world.size, on_damage)
+    for answer in loader:
         samples_seen += micro_batch * world.size
-        yield PretrainBatch(volume_BCDHW, seeds_B, keys, samples_seen)
+        batch = _batch(answer, ring, samples_seen, pin_memory)
+        del answer
+        damage.add(batch)
+        yield batch
 
 
-class _Positions:
-    """Batch sampler: for each micro step this rank's [(epoch, sample), ...]."""
+class DamageCount:
+    """Counts samples that gave way, tells of each new reason once, and stops the run when they are too many.
 
-    def __init__(self, pool_size: int, micro_batch: int, world: World, seed: int, samples_seen: int) -> None:
-        self.pool_size, self.micro_batch, self.world = pool_size, micro_batch, world
-        self.seed, self.samples_seen = seed, samples_seen
+    The share is taken of at least one epoch of `epoch_samples`, or the first damaged sample would stop every run.
+    """
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order, seen = EpochOrder(self.pool_size, self.seed), self.samples_seen
+    def __init__(self, max_share: float, epoch_samples: float, tell: Callable[[str], None]) -> None:
+        self.max_share, self.epoch_samples, self.tell = max_share, epoch_samples, tell
+        self.num_replaced = self.num_samples = 0
+        self._told: set[str] = set()
+
+    def add(self, batch: PretrainBatch) -> None:
+        """Take note of one batch. Raises ShardError above the share."""
+        self.num_samples += len(batch.keys)
+        self.num_replaced += batch.num_replaced
+        for line in batch.damage:
+            if line not in self._told:
+                self._told.add(line)
+                self.tell(f"skipped {line}")
+        if batch.num_replaced and self.num_replaced > self.max_share * max(self.num_samples, self.epoch_samples):
+            raise ShardError(
+                f"{self.num_replaced} of {self.num_samples} samples can't be read, allowed is a share of "
+                f"{self.max_share:g} (max_damaged_share); the last: {batch.damage[-1]}"
+            )
+
+
+class _Requests:
+    """Batch sampler: for each micro step this rank's part of the order, and a free slot to put it into."""
+
+    def __init__(
+        self, order: EpochOrder, micro_batch: int, world: World, samples_seen: int, ring: BatchRing | None
+    ) -> None:
+        self.order, self.micro_batch, self.world, self.samples_seen = order, micro_batch, world, samples_seen
+        self.ring = ring
+
+    def __iter__(self) -> Iterator[Request]:
+        seen = self.samples_seen
         while True:
-            yield [order.at(position) for position in positions(seen, self.micro_batch, self.world)]
+            keys = [self.order.at(position) for position in positions(seen, self.micro_batch, self.world)]
+            yield Request(keys, self.ring.take() if self.ring else None)
             seen += self.micro_batch * self.world.size
 
 
-Item = tuple[np.ndarray, int, str]
+def _batch(answer: Answer, ring: BatchRing | None, samples_seen: int, pin_memory: bool) -> PretrainBatch:
+    if answer.voxels_BCDHW is not None:
+        stored_BCDHW = torch.from_numpy(answer.voxels_BCDHW)
+    else:
+        assert ring is not None and answer.slot is not None
+        stored_BCDHW = ring.tensor(answer.slot)
+    samples = answer.samples
+    return PretrainBatch(
+        stored_BCDHW.pin_memory() if pin_memory else stored_BCDHW,
+        torch.tensor([sample.scale for sample in samples], dtype=torch.float32),
+        torch.tensor([sample.offset for sample in samples], dtype=torch.float32),
+        torch.tensor([sample.mask_seed for sample in samples], dtype=torch.int64),
+        tuple(sample.case for sample in samples),
+        samples_seen,
+        num_replaced=sum(bool(sample.damage) for sample in samples),
+        damage=tuple(line for sample in samples for line in sample.damage),
+    )
 
 
-class _Crops(Dataset[Item]):
-    """(epoch, sample) -> crop (C, D, H, W), mask seed, case name."""
-
-    def __init__(
-        self, index: ShardIndex, pool: tuple[int, ...], crop_DHW: Triple, seed: int, mirror: Mirror, cache_bytes: int
-    ) -> None:
-        self.index, self.pool, self.crop_DHW, self.seed, self.mirror = index, pool, crop_DHW, seed, mirror
-        self.source = CropSource(open_reader(index), pool, cache_bytes)
-
-    def __getitem__(self, epoch_and_sample: tuple[int, int]) -> Item:
-        epoch, sample = epoch_and_sample
-        i = self.pool[sample]
-        rng = stream(self.seed, "crop", epoch, sample)
-        start = crop_start(rng, self.index.volumes[i].shape_DHW, self.crop_DHW)
-        crop_CDHW = self.source.crop(i, start, self.crop_DHW)
-        is_flipped = rng.random(3) < 0.5
-        axes = tuple(axis + 1 for axis in range(3) if self.mirror[axis] and is_flipped[axis])
-        crop_CDHW = np.ascontiguousarray(np.flip(crop_CDHW, axes))
-        return crop_CDHW, stream_seed(self.seed, "mask", epoch, sample), self.index.volumes[i].case
-
-
-def _collate(items: list[Item]) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    crops, seeds, keys = zip(*items, strict=True)
-    return torch.from_numpy(np.stack(crops)), torch.tensor(seeds, dtype=torch.int64), keys
+def _as_it_is(answer: Answer) -> Answer:
+    return answer
 
 
 def _one_thread(worker: int) -> None:

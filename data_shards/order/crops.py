@@ -50,22 +50,26 @@ def slices(begin: Sequence[int], end: Sequence[int]) -> tuple[slice, slice, slic
     return d, h, w
 
 
-def pad_crop(inner: np.ndarray, start: Sequence[int], size: Sequence[int], fill: float | np.ndarray) -> np.ndarray:
-    """A crop of full `size` on the last three axes around its `inner` part (see `overlap`), the rest set to `fill`.
-
-    `fill` is one number, or one per channel (C,) for a (C, d, h, w) array.
-    """
-    if inner.shape[-3:] == tuple(size):
-        return inner
-    padded = np.empty((*inner.shape[:-3], *size), dtype=inner.dtype)
-    padded[...] = fill.reshape(-1, 1, 1, 1) if isinstance(fill, np.ndarray) else fill
-    first = [max(-a, 0) for a in start]
-    d, h, w = slices(first, [a + n for a, n in zip(first, inner.shape[-3:], strict=True)])
-    padded[..., d, h, w] = inner
-    return padded
+def inside(
+    crop: np.ndarray, start: Sequence[int], begin: Sequence[int], end: Sequence[int]
+) -> np.ndarray:
+    """The part of the array `crop`, whose first voxel lies at `start`, that holds the box [begin, end): a view."""
+    d, h, w = slices(
+        [b - a for a, b in zip(start, begin, strict=True)], [e - a for a, e in zip(start, end, strict=True)]
+    )
+    return crop[..., d, h, w]
 
 
 def cut(array: np.ndarray, start: Sequence[int], size: Sequence[int], fill: float | np.ndarray) -> np.ndarray:
-    """The crop [start, start + size) of an array in memory, padded with `fill` where it leaves the array."""
-    d, h, w = slices(*overlap(start, size, array.shape[-3:]))
-    return pad_crop(array[..., d, h, w], start, size, fill)
+    """The crop [start, start + size) of an array in memory, `fill` where it leaves the array.
+
+    `fill` is one number, or one per channel (C,) for a (C, D, H, W) array. A crop that stays inside is a view.
+    """
+    begin, end = overlap(start, size, array.shape[-3:])
+    d, h, w = slices(begin, end)
+    if array[..., d, h, w].shape[-3:] == tuple(size):
+        return array[..., d, h, w]
+    crop = np.empty((*array.shape[:-3], *size), dtype=array.dtype)
+    crop[...] = fill.reshape(-1, 1, 1, 1) if isinstance(fill, np.ndarray) else fill
+    inside(crop, start, begin, end)[...] = array[..., d, h, w]
+    return crop

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pydicom
+import SimpleITK as sitk
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, EnhancedMRImageStorage, ExplicitVRLittleEndian, generate_uid
 
@@ -76,6 +78,18 @@ def write_series(
             change(file, k)
         file.save_as(folder / f"{series}-{k * 5 % 8}.dcm", enforce_file_format=False)
     return folder
+
+
+def packed_by_itk(file: Dataset, compressor: str, folder: Path) -> None:
+    """Compress the voxels with another library ("JPEG" is lossless, the commonest in archives; "JPEG2000")."""
+    image = sitk.GetImageFromArray(np.frombuffer(file.PixelData, np.int16).reshape(1, file.Rows, file.Columns))
+    path = folder / "packed.dcm"
+    sitk.WriteImage(image, str(path), useCompression=True, compressor=compressor)
+    packed = pydicom.dcmread(path)
+    path.unlink()
+    file.file_meta.TransferSyntaxUID = packed.file_meta.TransferSyntaxUID
+    file.PixelData = packed.PixelData
+    file["PixelData"].is_undefined_length = True
 
 
 def values_of(who: int = 0) -> np.ndarray:

@@ -8,7 +8,6 @@ import os
 import re
 import resource
 import struct
-import zlib
 from pathlib import Path
 
 import nibabel as nib
@@ -18,11 +17,10 @@ import SimpleITK as sitk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_shards.archive.cases import ArchiveCase
 from data_shards.archive.layout import read_archive
 from data_shards.archive.volume import read_case_image, read_image
-from data_shards.errors import InputError, VolumeError
-from tests.data_shards.archive.dicom_files import IDENTITY, enhanced, slice_of, uid, write_series
+from data_shards.errors import InputError
+from tests.data_shards.archive.dicom_files import IDENTITY, enhanced, slice_of, write_series
 from tests.data_shards.helpers import place_code
 
 NUM_EXAMPLES = int(os.environ.get("MAETRAIN_FUZZ_EXAMPLES", "300"))
@@ -44,7 +42,9 @@ GARBAGE = st.one_of(
     st.integers(-(2**15), 2**15 - 1).map(lambda x: struct.pack("<h", x)),
 )
 EDITS = st.lists(
-    st.tuples(st.sampled_from(["write", "write", "insert", "cut", "end"]), st.floats(0, 1), GARBAGE), min_size=1, max_size=4
+    st.tuples(st.sampled_from(["write", "write", "insert", "cut", "end"]), st.floats(0, 1), GARBAGE),
+    min_size=1,
+    max_size=4,
 )
 TEXT_GARBAGE = st.sampled_from(
     ["-1", "0", "1e15", "1000000000000000", "99999999999999999999999", "nan", "inf", "", "LIST", "../../etc/passwd",
@@ -98,9 +98,11 @@ def test_a_broken_nifti_is_refused_or_read_whole(tmp_path_factory, edits, which,
     path.write_bytes(gzip.compress(raw, 1) if packed else raw)
 
     def num_voxels() -> int:
-        order = "<" if raw[:4] in (struct.pack("<i", 348), struct.pack("<i", 540)) else ">"
-        dims = struct.unpack_from(f"{order}8h", raw, 40) if 348 in struct.unpack(f"{order}i", raw[:4]) else None
-        dims = dims or struct.unpack_from(f"{order}8q", raw, 16)
+        is_second = 540 in (struct.unpack("<i", raw[:4])[0], struct.unpack(">i", raw[:4])[0])
+        either = [
+            struct.unpack_from(f"{order}{'8q' if is_second else '8h'}", raw, 16 if is_second else 40) for order in "<>"
+        ]
+        dims = next(dims for dims in either if 1 <= dims[0] <= 7)
         return int(np.prod(dims[1 : dims[0] + 1]))
 
     read_or_refuse(lambda: read_image([path]), num_voxels)
@@ -172,7 +174,12 @@ def test_a_broken_dicom_file_is_refused_or_read_whole(tmp_path_factory, kind, ed
     within = len(raw) - len(file.PixelData) if in_header else len(raw)
     (folder / "a").write_bytes(b"")
     (folder / "a").write_bytes(edited(raw, edits, within))
-    for case in read_archive(folder, IDENTITY).cases:
+    try:
+        cases = read_archive(folder, IDENTITY).cases
+    except InputError:  # an enhanced file without its magic is no DICOM, and the folder holds nothing else
+        assert kind == "enhanced"
+        return
+    for case in cases:
         read_or_refuse(lambda case=case: read_case_image(case), lambda: voxels_in(folder))
 
 

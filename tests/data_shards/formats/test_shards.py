@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import webdataset
 import zarr
+from numcodecs import blosc
 
 from data_shards.errors import InputError, ShardError
 from data_shards.formats import webdataset_shards, zarr_shards
@@ -214,7 +215,26 @@ def test_any_box_of_any_grid_is_the_arrays_own(compressor, max_chunk):
             start = [int(rng.integers(0, n)) for n in shape]
             stop = [int(rng.integers(a, n + 1)) for a, n in zip(start, shape, strict=True)]
             box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-            assert np.array_equal(stored.read_box(storage, start, stop), array[box])
+            into = np.empty_like(array[box])
+            stored.read_boxes(storage, [(start, stop)], [into])
+            assert np.array_equal(into, array[box])
+
+
+def test_boxes_read_together_are_those_read_alone_and_decode_each_chunk_once(monkeypatch):
+    array = np.random.default_rng(0).integers(0, 9, (40, 30, 20)).astype(np.uint8)
+    encoding = Encoding(max_chunk=10)
+    encoded = encoding.encode(array, 0)
+    storage, member = Memory(encoded), Member(0, len(encoded), table_crc32c(encoded))
+    stored = StoredArray(storage, "file", member, encoding.grid(array.shape), array.dtype, 0)
+    boxes = [((0, 0, 0), (25, 12, 20)), ((5, 3, 0), (40, 30, 11)), ((3, 3, 3), (3, 9, 9))]
+    into = [np.empty_like(array[tuple(map(slice, *box))]) for box in boxes]
+    num_decoded = []
+    decode = blosc.decompress
+    monkeypatch.setattr(blosc, "decompress", lambda *args: num_decoded.append(1) or decode(*args))
+    stored.read_boxes(storage, boxes, into)
+    for box, voxels in zip(boxes, into, strict=True):
+        assert np.array_equal(voxels, array[tuple(map(slice, *box))])
+    assert len(num_decoded) == 24  # the boxes touch 12 and 24 chunks, of the 24 there are
 
 
 def test_every_flipped_bit_of_an_array_is_an_error(tmp_path):
@@ -226,7 +246,7 @@ def test_every_flipped_bit_of_an_array_is_an_error(tmp_path):
         storage = Memory(encoded[:place] + bytes([encoded[place] ^ 16]) + encoded[place + 1 :])
         with pytest.raises(ShardError):
             stored = StoredArray(storage, "file", member, encoding.grid(array.shape), array.dtype, 0)
-            stored.read_box(storage, (0, 0, 0, 0), array.shape)
+            stored.read_boxes(storage, [((0, 0, 0, 0), array.shape)], [np.empty_like(array)])
 
 
 class Memory:
