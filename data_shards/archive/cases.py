@@ -75,7 +75,8 @@ class ScanName:
 
     def why(self, error: Exception) -> str:
         """` (reason)` in one line; empty for a hashed scan, because libraries quote paths and header values."""
-        return "" if self.is_hashed else f" ({' '.join(str(error).split()) or type(error).__name__})"
+        reason = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        return "" if self.is_hashed else f" ({reason or type(error).__name__})"
 
 
 def is_volume_file(name: str) -> bool:

@@ -6,14 +6,12 @@ Every message names the scan by its key and speaks in numbers; nothing is quoted
 """
 
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.pixels import pixel_array
 from pydicom.uid import UID
 
 from data_shards.archive.dicom_geometry import SliceGeometry, stack_slices
@@ -26,6 +24,7 @@ from data_shards.archive.dicom_header import (
     open_dicom,
     text_of,
 )
+from data_shards.archive.dicom_pixels import decode_frame
 from data_shards.archive.dicom_scan import NO_SERIES
 from data_shards.archive.nifti import MAX_VOXELS
 from data_shards.errors import VolumeError
@@ -185,11 +184,7 @@ def _decode(
     try:
         file = open_dicom(frames[0].path, TECHNICAL, with_voxels=True)
         for frame in frames:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                stored_YX = pixel_array(file, index=frame.index, raw=True)
-            if stored_YX.shape != data_ZYX.shape[1:]:
-                raise UnreadableDicomError
+            stored_YX = decode_frame(file, frame.index, pixels.num_frames, (pixels.num_rows, pixels.num_columns))
             if pixels.lowest_plus_highest is not None:
                 stored_YX = pixels.lowest_plus_highest - stored_YX.astype(np.int64)
             with np.errstate(over="ignore", invalid="ignore"):  # becomes inf and is refused as such

@@ -91,6 +91,8 @@ def _channel_axes(fields: dict[str, str], num_axes: int) -> list[bool]:
 
 def _affine_4x4(fields: dict[str, str], is_channel: list[bool]) -> np.ndarray:
     directions_33, origin_3 = np.eye(3), np.zeros(3)
+    if is_channel.count(False) < 3:
+        return np.eye(4)  # refused as 2-D by whoever asked
     if "space directions" in fields:
         vectors = [vector for vector in _vectors(fields["space directions"]) if vector != "none"]
         columns = [numbers(vector.strip("()"), 3) for vector in vectors[:3]]

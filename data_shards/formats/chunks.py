@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
+
 
 class Piece(NamedTuple):
-    """The common part of a box and one chunk: `in_box` and `in_chunk` are the same voxels seen from either."""
+    """The part of the array in one chunk: `in_array` and `in_chunk` are the same voxels seen from either."""
 
     number: int
-    in_box: tuple[slice, ...]
+    in_array: tuple[slice, ...]
     in_chunk: tuple[slice, ...]
 
 
@@ -46,18 +48,33 @@ class ChunkGrid:
         """The shape that whole chunks fill."""
         return tuple(n * c for n, c in zip(self.counts, self.chunk, strict=True))
 
-    def pieces(self, start: Sequence[int], stop: Sequence[int]) -> Iterator[Piece]:
-        """The pieces of the box [start, stop) of all axes, which lies in the array, by rising number."""
-        stride, axes = 1, []
-        for a, b, chunk, count in reversed(list(zip(start, stop, self.chunk, self.counts, strict=True))):
-            axes.append([_along(a, b, chunk, place, stride) for place in range(a // chunk, -(-b // chunk))])
-            stride *= count
-        for parts in itertools.product(*reversed(axes)):
-            numbers, in_box, in_chunk = zip(*parts, strict=True)
-            yield Piece(sum(numbers), in_box, in_chunk)
+    def cuts(self, start: Sequence[int], stop: Sequence[int]) -> list[list["Cut"]]:
+        """Axis by axis, how the chunks cut the box [start, stop), which lies in the array."""
+        return [
+            [_cut(a, b, chunk, place) for place in range(a // chunk, -(-b // chunk))]
+            for a, b, chunk in zip(start, stop, self.chunk, strict=True)
+        ]
+
+    def numbers(self, cuts: Sequence[Sequence["Cut"]]) -> np.ndarray:
+        """Numbers (int64) of the chunks of a box in the order of `itertools.product` over its cuts: rising."""
+        places = ([cut.place for cut in axis] for axis in cuts)
+        return np.ravel_multi_index(np.ix_(*places), self.counts).ravel()
+
+    def pieces(self) -> Iterator[Piece]:
+        """All chunks of the array."""
+        cuts = self.cuts((0,) * len(self.shape), self.shape)
+        for number, axes in zip(self.numbers(cuts).tolist(), itertools.product(*cuts), strict=True):
+            yield Piece(number, tuple(cut.in_box for cut in axes), tuple(cut.in_chunk for cut in axes))
 
 
-def _along(start: int, stop: int, chunk: int, place: int, stride: int) -> tuple[int, slice, slice]:
-    """One axis of a piece: its share of the number, where it lies in the box and where in the chunk."""
+class Cut(NamedTuple):
+    """One axis of a chunk and a box: the chunk's place, and the slice they share as seen from either."""
+
+    place: int
+    in_box: slice
+    in_chunk: slice
+
+
+def _cut(start: int, stop: int, chunk: int, place: int) -> Cut:
     first, last = max(start, place * chunk), min(stop, (place + 1) * chunk)
-    return place * stride, slice(first - start, last - start), slice(first - place * chunk, last - place * chunk)
+    return Cut(place, slice(first - start, last - start), slice(first - place * chunk, last - place * chunk))

@@ -52,8 +52,8 @@ class RemoteFiles:
         if not ranges:
             return []
         runs = merged(ranges, affordable_gap_bytes(ranges))
-        client = _client(self.root)
-        contents = sync(client.loop, self._fetch_all, client, f"{self.root.path}/{file}", [run for run, _ in runs])
+        client, path = _client(self.root), (self.root / file).path
+        contents = sync(client.loop, self._fetch_all, client, path, [run for run, _ in runs])
         return cut_runs(ranges, runs, contents)
 
     def read_again(self, file: str, ranges: Sequence[Range]) -> list[memoryview]:

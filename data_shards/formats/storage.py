@@ -16,6 +16,10 @@ from data_shards.errors import ShardError
 
 CRC_BYTES = 4
 _MAX_OPEN_FILES = 128
+_RESIDUE = 0x48674BC7  # the crc32c of anything followed by its own crc32c
+
+
+Bytes = bytes | memoryview
 
 
 class Range(NamedTuple):
@@ -28,32 +32,32 @@ class Range(NamedTuple):
 class Storage(Protocol):
     """Byte ranges of the files under one folder. Can be pickled and used after a fork."""
 
-    def read(self, file: str, ranges: Sequence[Range]) -> list[memoryview]:
+    def read(self, file: str, ranges: Sequence[Range]) -> Sequence[Bytes]:
         """The bytes of each range, in order; fewer bytes than asked for where the file ends before.
 
         Raises OSError when the file can't be read.
         """
         ...
 
-    def read_again(self, file: str, ranges: Sequence[Range]) -> list[memoryview]:
+    def read_again(self, file: str, ranges: Sequence[Range]) -> Sequence[Bytes]:
         """Like `read`, from the source itself and past every cache: asked for after a wrong checksum."""
         ...
 
 
 def read_checked(
     storage: Storage, file: str, ranges: Sequence[Range], expected_crc32c: int | None = None
-) -> list[memoryview]:
-    """The bytes of each range without their checksum. `expected_crc32c` is what a single range must end with.
+) -> list[Bytes]:
+    """The bytes of each range, checksum and all. `expected_crc32c` is what a single range must end with.
 
     A wrong checksum is read once more, then it raises ShardError; so does a file that can't be read.
     """
     try:
-        parts = storage.read(file, ranges)
+        parts = list(storage.read(file, ranges))
         # Whole bytes of another build in a cache are wrong too, and the source may have the right ones.
         wrong = [
             k
             for k, part in enumerate(parts)
-            if not (is_whole(part, ranges[k].size) and expected_crc32c in (None, _stated_crc32c(part)))
+            if not (is_whole(part, ranges[k].size) and expected_crc32c in (None, stated_crc32c(part)))
         ]
         for k, part in zip(wrong, storage.read_again(file, [ranges[k] for k in wrong]) if wrong else (), strict=True):
             if not is_whole(part, ranges[k].size):
@@ -66,19 +70,19 @@ def read_checked(
         raise ShardError(
             f"{file}: can't be read ({error.strerror or error}): give the folder that holds the shards or build again"
         ) from None
-    if expected_crc32c is not None and _stated_crc32c(parts[0]) != expected_crc32c:
+    if expected_crc32c is not None and stated_crc32c(parts[0]) != expected_crc32c:
         raise ShardError(f"{file}: is not the shard this index was written for: put the right one there or build again")
-    return [part[:-CRC_BYTES] for part in parts]
+    return parts
 
 
-def is_whole(part: memoryview, size: int) -> bool:
+def is_whole(part: Bytes, size: int) -> bool:
     """True for `size` bytes that end with the crc32c of those before it."""
     if len(part) != size or size < CRC_BYTES:
         return False
-    return google_crc32c.value(bytes(part[:-CRC_BYTES])) == _stated_crc32c(part)
+    return google_crc32c.value(bytes(part)) == _RESIDUE
 
 
-def _stated_crc32c(part: memoryview) -> int:
+def stated_crc32c(part: Bytes) -> int:
     return int.from_bytes(part[-CRC_BYTES:], "little")
 
 
@@ -118,14 +122,14 @@ class LocalFiles:
         self.root = root
         self._handles: OrderedDict[str, int] = OrderedDict()
 
-    def read(self, file: str, ranges: Sequence[Range]) -> list[memoryview]:
+    def read(self, file: str, ranges: Sequence[Range]) -> list[bytes]:
         if not ranges:
             return []
         handle = self._handle(file)
-        runs = merged(ranges)
-        return cut_runs(ranges, runs, (_pread(handle, run) for run, _ in runs))
+        end = os.fstat(handle).st_size
+        return [_pread(handle, size, offset, end) for offset, size in ranges]
 
-    def read_again(self, file: str, ranges: Sequence[Range]) -> list[memoryview]:
+    def read_again(self, file: str, ranges: Sequence[Range]) -> list[bytes]:
         self._close(file)  # the file may have been replaced since
         return self.read(file, ranges)
 
@@ -151,15 +155,14 @@ class LocalFiles:
             self._close(file)
 
 
-def _pread(handle: int, wanted: Range) -> bytes:
-    """The bytes of a range; fewer where the file ends."""
-    there = os.fstat(handle).st_size - wanted.offset  # a wrong size must not become a huge allocation
-    if wanted.offset < 0 or there <= 0:
+def _pread(handle: int, size: int, offset: int, end: int) -> bytes:
+    """`size` bytes from `offset` on; fewer where the file ends, at `end`: a wrong size allocates nothing."""
+    size = min(size, end - offset)
+    if size <= 0 or offset < 0:
         return b""
-    size = min(wanted.size, there)
-    content = os.pread(handle, size, wanted.offset)
-    while len(content) < size:
-        more = os.pread(handle, size - len(content), wanted.offset + len(content))
+    content = os.pread(handle, size, offset)
+    while len(content) < size:  # a signal, or a network file system
+        more = os.pread(handle, size - len(content), offset + len(content))
         if not more:
             break
         content += more

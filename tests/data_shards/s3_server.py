@@ -1,4 +1,4 @@
-"""A bucket on this machine, and a proxy before it that does to answers what networks do. Nothing leaves the loopback."""
+"""A bucket on this machine, and a proxy before it that does to answers what networks do. All on the loopback."""
 
 import itertools
 import logging

@@ -3,24 +3,29 @@
 A few hundred examples in the suite, always the same; MAETRAIN_FUZZ_EXAMPLES=10000 looks longer.
 """
 
+import functools
 import gzip
+import io
 import os
 import re
 import resource
 import struct
+import tempfile
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydicom.uid import RLELossless
 
 from data_shards.archive.layout import read_archive
 from data_shards.archive.volume import read_case_image, read_image
 from data_shards.errors import InputError
-from tests.data_shards.archive.dicom_files import IDENTITY, enhanced, slice_of, write_series
+from tests.data_shards.archive.dicom_files import IDENTITY, enhanced, packed_by_itk, slice_of, write_series
 from tests.data_shards.helpers import place_code
 
 NUM_EXAMPLES = int(os.environ.get("MAETRAIN_FUZZ_EXAMPLES", "300"))
@@ -148,32 +153,36 @@ def test_a_broken_nrrd_or_mha_is_refused_or_read_whole(tmp_path_factory, ending,
     (folder / f"a{ending}").write_bytes(raw)
 
     def num_voxels() -> int:
-        sizes = re.search(rb"(?:sizes: |DimSize = )([\d ]+)", raw, re.IGNORECASE)[1]
+        sizes = re.search(rb"(?:sizes:|DimSize *[=:])([^\r\n]+)", raw, re.IGNORECASE)[1]
         more = re.search(rb"ElementNumberOfChannels = (\d+)", raw)
         return int(np.prod([int(n) for n in sizes.split()])) * (int(more[1]) if more else 1)
 
     read_or_refuse(lambda: read_image([folder / f"a{ending}"]), num_voxels)
 
 
-def dicom_bytes(file, folder: Path) -> bytes:
-    file.save_as(folder / "a", enforce_file_format=False)
-    return (folder / "a").read_bytes()
+@functools.cache
+def dicom_bytes(kind: str) -> tuple[bytes, int]:
+    """A file and how many of its bytes come before its voxels."""
+    file = enhanced() if kind == "enhanced" else slice_of(0)
+    if kind == "RLE":
+        file.compress(RLELossless, generate_instance_uid=False)
+    elif kind.startswith("JPEG"):
+        with tempfile.TemporaryDirectory() as folder:
+            packed_by_itk(file, kind, Path(folder))
+    buffer = io.BytesIO()
+    file.save_as(buffer, enforce_file_format=False)
+    return buffer.getvalue(), len(buffer.getvalue()) - len(file.PixelData)
 
 
-@pytest.mark.parametrize("kind", ["classic", "enhanced", "RLE"])
+@pytest.mark.parametrize("kind", ["classic", "enhanced", "RLE", "JPEG", "JPEG2000"])
 @hostile
 @given(edits=EDITS, in_header=st.booleans())
 def test_a_broken_dicom_file_is_refused_or_read_whole(tmp_path_factory, kind, edits, in_header):
     folder = folder_of(tmp_path_factory) / f"dicom {kind}"
     if not folder.exists():
         write_series(folder, slices=(1, 2, 3)) if kind != "enhanced" else folder.mkdir()
-    file = enhanced() if kind == "enhanced" else slice_of(0)
-    if kind == "RLE":
-        file.compress("1.2.840.10008.1.2.5", generate_instance_uid=False)
-    raw = dicom_bytes(file, folder)
-    within = len(raw) - len(file.PixelData) if in_header else len(raw)
-    (folder / "a").write_bytes(b"")
-    (folder / "a").write_bytes(edited(raw, edits, within))
+    raw, header_bytes = dicom_bytes(kind)
+    (folder / "a").write_bytes(edited(raw, edits, header_bytes if in_header else len(raw)))
     try:
         cases = read_archive(folder, IDENTITY).cases
     except InputError:  # an enhanced file without its magic is no DICOM, and the folder holds nothing else
@@ -184,7 +193,5 @@ def test_a_broken_dicom_file_is_refused_or_read_whole(tmp_path_factory, kind, ed
 
 
 def voxels_in(folder: Path) -> int:
-    import pydicom
-
     files = [pydicom.dcmread(path, force=True) for path in folder.iterdir()]
     return sum(int(f.Rows) * int(f.Columns) * int(f.get("NumberOfFrames") or 1) for f in files)

@@ -1,9 +1,12 @@
 import json
 
+import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from data_shards.archive.layout import read_archive
+from data_shards.archive.volume import read_case_image, read_case_label
 from data_shards.errors import InputError
 from tests.data_shards.helpers import place_code, write_archive, write_nifti
 
@@ -132,3 +135,43 @@ def test_garbled_json_is_named(tmp_path, name, text):
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=name):
         read_archive(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("channels", "modality"),
+    [
+        (("MRI",), "MR"),
+        (("FLAIR", "T1w", "t1gd", "T2w"), "MR"),
+        (("T2", "ADC"), "MR"),
+        (("CT",), "CT"),
+        (("CT", "PET"), ""),  # two machines
+        (("PET",), "PT"),
+        (("noNorm",), ""),
+        (("CTA_of_MRI?",), ""),
+    ],
+)
+def test_channel_names_tell_the_modality(tmp_path, channels, modality):
+    write_archive(tmp_path, [(6, 6, 6)])
+    header = json.loads((tmp_path / "dataset.json").read_text())
+    header["modality"] = {str(i): name for i, name in enumerate(channels)}
+    (tmp_path / "dataset.json").write_text(json.dumps(header))
+    assert read_archive(tmp_path).cases[0].modality == modality
+
+
+def test_a_case_says_where_it_came_from(tmp_path):
+    write_archive(tmp_path, [(6, 6, 6)])
+    (case,) = read_archive(tmp_path).cases
+    assert (case.source, case.session, case.series_uid) == ("imagesTr/case_0.nii.gz", "", "")
+    assert not case.is_hashed
+
+
+def test_nnunet_folders_may_hold_other_formats(tmp_path):
+    write_nnunet(tmp_path)
+    for path in [*tmp_path.rglob("*.nii.gz")]:
+        image = sitk.GetImageFromArray(nib.load(path).get_fdata().astype(np.int16).T)
+        sitk.WriteImage(image, str(path).replace(".nii.gz", ".nrrd" if "labels" in str(path) else ".mha"))
+        path.unlink()
+    (case,) = read_archive(tmp_path).cases
+    assert [path.name for path in case.image_paths] == ["liver_01_0000.mha", "liver_01_0001.mha"]
+    image = read_case_image(case)
+    assert np.array_equal(image.data, [VOXELS, VOXELS]) and not read_case_label(case, image).data.any()

@@ -1,4 +1,5 @@
 import gzip
+import resource
 
 import nibabel as nib
 import numpy as np
@@ -110,6 +111,65 @@ def test_a_flat_affine_is_refused(tmp_path):
     (tmp_path / "a.nii").write_bytes(raw)
     with pytest.raises(VolumeError, match="not invertible"):
         read_image([tmp_path / "a.nii"])
+
+
+def with_header(**fields) -> bytes:
+    image = nib.Nifti1Image(place_code(SHAPE), np.eye(4))
+    for name, value in fields.items():
+        image.header[name] = value
+    return image.header.binaryblock + bytes(4) + place_code(SHAPE).tobytes(order="F")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        pytest.param({"dim": [3, 32767, 32767, 32767, 1, 1, 1, 1]}, "more than the file can hold", id="10^13 voxels"),
+        pytest.param({"dim": [7] + [32767] * 7}, "more than the file can hold", id="10^31 voxels"),
+        pytest.param({"dim": [3, 5, 6, 8, 1, 1, 1, 1]}, "promises 240 voxels|ends after", id="one slice too many"),
+        pytest.param({"dim": [3, 5, 0, 7, 1, 1, 1, 1]}, "is impossible", id="no rows"),
+        pytest.param({"dim": [3, -5, -6, 7, 1, 1, 1, 1]}, "is impossible", id="negative"),
+        pytest.param({"vox_offset": 1e30}, "is impossible", id="far offset"),
+        pytest.param({"vox_offset": np.nan}, "can't be read", id="NaN offset"),
+        pytest.param({"vox_offset": -352}, "can't be read", id="negative offset"),
+        pytest.param({"pixdim": [1, np.nan, 1, 1, 1, 1, 1, 1], "sform_code": 0}, "not invertible|can't", id="NaN size"),
+        pytest.param({"srow_x": [1e30, 0, 0, 0]}, "not invertible", id="a light year"),
+        pytest.param({"srow_x": [np.inf, 0, 0, 0]}, "not invertible", id="endless"),
+        pytest.param({"srow_y": [1, 0, 0, 0]}, "not invertible", id="two axes along one line"),
+        pytest.param({"scl_slope": 1e38, "scl_inter": 3e38}, "infinite", id="steep"),
+    ],
+)
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_a_header_that_lies_is_refused_before_memory_is_taken(tmp_path, fields, message, is_packed):
+    path = tmp_path / "a.nii"
+    path.write_bytes(gzip.compress(with_header(**fields)) if is_packed else with_header(**fields))
+    with pytest.raises(VolumeError, match=message):
+        read_image([path])
+
+
+def test_a_gzip_is_not_expanded_beyond_what_its_header_needs(tmp_path):
+    path = tmp_path / "a.nii.gz"
+    path.write_bytes(gzip.compress(with_header() + bytes(1 << 20)))
+    assert np.array_equal(read_image([path]).data[0], place_code(SHAPE))  # some padding is fine
+    path.write_bytes(gzip.compress(with_header() + bytes(1 << 26), 9))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(VolumeError, match="goes on long after the voxels"):
+        read_image([path])
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 * 1024  # KiB
+
+
+def test_a_gzip_of_several_members_is_one_file(tmp_path):
+    raw = with_header()
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(raw[:500]) + gzip.compress(raw[500:]))
+    assert np.array_equal(read_image([tmp_path / "a.nii.gz"]).data[0], place_code(SHAPE))
+
+
+def test_a_link_in_a_circle_and_a_folder_are_refused(tmp_path):
+    (tmp_path / "a.nii").symlink_to(tmp_path / "b.nii")
+    (tmp_path / "b.nii").symlink_to(tmp_path / "a.nii")
+    (tmp_path / "c.nii").mkdir()
+    for name, message in [("a.nii", "can't be read"), ("c.nii", "is not a file")]:
+        with pytest.raises(VolumeError, match=message):
+            read_image([tmp_path / name])
 
 
 def test_channels_of_different_shape_are_refused(tmp_path):

@@ -108,25 +108,23 @@ def test_an_object_is_replaced_without_a_moment_of_absence(bucket, monkeypatch):
 
 @pytest.mark.parametrize("size", [12, 20, 26])
 def test_an_epoch_fetches_little_beside_the_chunks_it_needs(bucket, local, size):
-    """Needed is counted by what the local reader asks for: chunks of the crops and, once a volume, its table."""
+    """Needed are the chunks that the local reader asks for; fetched are gaps and chunk tables too."""
     remote, reference = open_reader(ShardIndex.load(location(f"{bucket}/x"))), open_reader(local)
-    needed = {"bytes": 0, "ranges": 0}
+    ends_of_tables = {volume.members["image"].size for volume in local.volumes}
+    chunks: list[Range] = []
     read = reference.storage.read
 
-    def counted(file, ranges):
-        needed["bytes"] += sum(size for _, size in ranges if size < 5000)  # tables are larger, and overhead
-        needed["ranges"] += len(ranges)
+    def noted(file, ranges):
+        chunks.extend(r for r in ranges if sum(r) not in ends_of_tables)
         return read(file, ranges)
 
-    reference.storage.read = counted
-    table_bytes = [16 * local.encoding.grid(volume.shape_CDHW).num_chunks + 4 for volume in local.volumes]
-    assert max(Encoding(max_chunk=8).grid((8, 8, 8)).num_chunks, 1) == 1 and min(table_bytes) > 1000
+    reference.storage.read = noted
     for i, start in crops(local, size):
         assert np.array_equal(remote.crop(i, start, (size,) * 3), reference.crop(i, start, (size,) * 3))
     files = remote.storage
     assert isinstance(files, RemoteFiles)
-    assert 0 < files.bytes_fetched <= 1.3 * needed["bytes"]
-    assert files.num_requests < 0.5 * needed["ranges"]
+    assert 0 < files.bytes_fetched <= 1.3 * sum(chunk.size for chunk in chunks)
+    assert files.num_requests < 0.5 * len(chunks)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +134,7 @@ def test_an_epoch_fetches_little_beside_the_chunks_it_needs(bucket, local, size)
         ([(0, 100), (100, 100)], 0),  # neighbours join anyway
         ([(0, 50), (60, 50)], 10),  # 10 of 100 bytes
         ([(0, 50), (71, 50)], 0),  # 21 of 100 bytes are too many
-        ([(0, 100), (110, 100), (260, 100)], 10),  # the narrow gap, not the wide one
+        ([(0, 100), (110, 100), (280, 100)], 10),  # the narrow gap, not the wide one
         ([(0, 50), (60, 50), (120, 50), (180, 50), (240, 50), (300, 50)], 10),  # all of one width: 50 of 300
         ([(0, 25), (35, 25), (70, 25), (105, 25)], 0),  # or none: 30 of 100
         ([(100, 100), (0, 100)], 0),  # backwards is no gap
@@ -148,14 +146,14 @@ def test_gaps_read_along_are_at_most_a_fifth(ranges, gap_bytes):
 
 @pytest.mark.parametrize("fault", ["500", "503", "reset", "cut", "slow", "flip"])
 def test_each_fault_is_survived_with_equal_voxels(server, bucket, local, monkeypatch, fault):
-    with FaultyProxy(server, every(9, fault)) as proxy:
+    with FaultyProxy(server, every(31, fault)) as proxy:  # rare enough that a second look at a flipped byte is sound
         use_server(monkeypatch, proxy.url)
         assert_equal_crops(ShardIndex.load(location(f"{bucket}/x")), local)
         assert len(proxy.faults) >= 3
 
 
 def test_all_faults_together_are_survived_with_equal_voxels(server, bucket, local, monkeypatch):
-    with FaultyProxy(server, every(11, "500", "cut", "flip", "reset", "503", "slow")) as proxy:
+    with FaultyProxy(server, every(13, "500", "cut", "flip", "reset", "503", "slow")) as proxy:
         use_server(monkeypatch, proxy.url)
         assert_equal_crops(ShardIndex.load(location(f"{bucket}/x")), local)
         assert len(set(proxy.faults)) >= 4
@@ -191,6 +189,26 @@ def test_what_is_not_there_or_not_allowed_is_named_at_once(bucket, local):
         assert isinstance(reader.storage, RemoteFiles) and reader.storage.num_requests == 1
         with pytest.raises(InputError, match="is not there"):
             ShardIndex.load(location(root))
+
+
+def test_what_the_client_gives_up_is_tried_again_with_growing_pauses(bucket, monkeypatch):
+    """botocore and s3fs have attempts of their own; this is what comes after them."""
+    times_s, path = [], location(f"{bucket}/restless")
+    write_text(path, "0123456789")
+    read = type(UPath(bucket).fs)._cat_file
+
+    async def fail_at_first(*args, **settings):
+        times_s.append(time.monotonic())
+        if len(times_s) < 4:
+            raise ConnectionResetError("planted")
+        return await read(*args, **settings)
+
+    monkeypatch.setattr(type(UPath(bucket).fs), "_cat_file", fail_at_first)
+    files = RemoteFiles(UPath(bucket))
+    assert bytes(files.read("restless", [Range(3, 4)])[0]) == b"3456"
+    pauses_s = np.diff(times_s)
+    assert files.num_requests == 4 and all(pause >= 0.1 * 2**k for k, pause in enumerate(pauses_s))
+    assert sum(pauses_s) < 2
 
 
 def test_a_refusal_is_not_tried_again(bucket, monkeypatch):

@@ -8,12 +8,12 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 
+import blosc2
 import google_crc32c
 import numpy as np
 import pytest
 import webdataset
 import zarr
-from numcodecs import blosc
 
 from data_shards.errors import InputError, ShardError
 from data_shards.formats import webdataset_shards, zarr_shards
@@ -229,8 +229,8 @@ def test_boxes_read_together_are_those_read_alone_and_decode_each_chunk_once(mon
     boxes = [((0, 0, 0), (25, 12, 20)), ((5, 3, 0), (40, 30, 11)), ((3, 3, 3), (3, 9, 9))]
     into = [np.empty_like(array[tuple(map(slice, *box))]) for box in boxes]
     num_decoded = []
-    decode = blosc.decompress
-    monkeypatch.setattr(blosc, "decompress", lambda *args: num_decoded.append(1) or decode(*args))
+    decode = blosc2.decompress
+    monkeypatch.setattr(blosc2, "decompress", lambda *args: num_decoded.append(1) or decode(*args))
     stored.read_boxes(storage, boxes, into)
     for box, voxels in zip(boxes, into, strict=True):
         assert np.array_equal(voxels, array[tuple(map(slice, *box))])
@@ -269,7 +269,7 @@ def test_a_checksum_that_was_wrong_once_is_read_again():
             return [memoryview(bytes(part)[::-1]) for part in super().read(file, ranges)]
 
     (table,) = read_checked(Flaky(encoded), "file", [Range(len(encoded) - 20, 20)])
-    assert len(table) == 16
+    assert len(table) == 20
 
 
 @pytest.mark.parametrize(
