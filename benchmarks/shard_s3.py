@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import fsspec
 from upath import UPath
@@ -23,7 +23,7 @@ from data_shards.formats.disk_cache import CacheConfig
 from data_shards.formats.index import ShardIndex
 from data_shards.formats.reader import open_reader
 from data_shards.formats.remote import RemoteFiles
-from data_shards.formats.storage import Range
+from data_shards.formats.storage import Bytes, Range
 from data_shards.order.crops import crop_start
 from data_shards.order.streams import stream
 
@@ -37,12 +37,12 @@ class Counted:
         self.source = source
         self.num_bytes, self.num_ranges = 0, 0
 
-    def read(self, file: str, ranges: Sequence[Range]) -> list[memoryview]:
+    def read(self, file: str, ranges: Sequence[Range]) -> Sequence[Bytes]:
         self.num_bytes += sum(size for _, size in ranges)
         self.num_ranges += len(ranges)
         return self.source.read(file, ranges)
 
-    def read_again(self, file: str, ranges: Sequence[Range]) -> list[memoryview]:
+    def read_again(self, file: str, ranges: Sequence[Range]) -> Sequence[Bytes]:
         return self.source.read_again(file, ranges)
 
 
@@ -56,7 +56,7 @@ def measure(index_dir: Path, crop: int) -> dict[str, float]:
         return _measure(_uploaded(index_dir, options), crop)
 
 
-def _measure(root: UPath, crop: int) -> dict[str, float]:
+def _measure(root: Path, crop: int) -> dict[str, float]:
     index = ShardIndex.load(root)
     reader = open_reader(index, CacheConfig())
     files = reader.storage
@@ -103,11 +103,11 @@ def _serve(answer: Connection) -> None:
     answer.poll(None)  # until the other end is gone
 
 
-def _uploaded(folder: Path, options: dict[str, Any]) -> UPath:
+def _uploaded(folder: Path, options: dict[str, Any]) -> Path:
     files = fsspec.filesystem("s3", **options)
     files.mkdir(BUCKET)
     files.put(f"{os.fspath(folder).rstrip('/')}/", f"{BUCKET}/x/", recursive=True)
-    return UPath(f"s3://{BUCKET}/x", **options)
+    return cast(Path, UPath(f"s3://{BUCKET}/x", **options))
 
 
 def main() -> None:

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-import numpy as np
-
 
 class Piece(NamedTuple):
     """The part of the array in one chunk: `in_array` and `in_chunk` are the same voxels seen from either."""
@@ -55,15 +53,17 @@ class ChunkGrid:
             for a, b, chunk in zip(start, stop, self.chunk, strict=True)
         ]
 
-    def numbers(self, cuts: Sequence[Sequence["Cut"]]) -> np.ndarray:
-        """Numbers (int64) of the chunks of a box in the order of `itertools.product` over its cuts: rising."""
-        places = ([cut.place for cut in axis] for axis in cuts)
-        return np.ravel_multi_index(np.ix_(*places), self.counts).ravel()
+    def numbers(self, cuts: Sequence[Sequence["Cut"]]) -> list[int]:
+        """Numbers of the chunks of a box in the order of `itertools.product` over its cuts: rising."""
+        numbers = [0]
+        for axis, count in zip(cuts, self.counts, strict=True):
+            numbers = [number * count + cut.place for number in numbers for cut in axis]
+        return numbers
 
     def pieces(self) -> Iterator[Piece]:
         """All chunks of the array."""
         cuts = self.cuts((0,) * len(self.shape), self.shape)
-        for number, axes in zip(self.numbers(cuts).tolist(), itertools.product(*cuts), strict=True):
+        for number, axes in zip(self.numbers(cuts), itertools.product(*cuts), strict=True):
             yield Piece(number, tuple(cut.in_box for cut in axes), tuple(cut.in_chunk for cut in axes))
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from data_shards.errors import InputError
-from data_shards.formats.storage import Range, Storage, cut_runs, is_whole, merged
+from data_shards.formats.storage import Bytes, Range, Storage, cut_runs, is_whole, merged
 
 SUFFIX = ".cached"  # only such files are ever removed from the folder
 _KEPT_SHARE = 0.9
@@ -70,7 +70,7 @@ class DiskCache:
         self._checked_by = -1  # the process that has looked at the size; a new one looks after its first write
         self._has_warned = False
 
-    def read(self, file: str, ranges: Sequence[Range]) -> list[memoryview]:
+    def read(self, file: str, ranges: Sequence[Range]) -> list[Bytes]:
         parts = self._load(file, ranges)
         missing = [k for k, part in enumerate(parts) if not is_whole(part, ranges[k].size)]
         if missing:
@@ -80,31 +80,31 @@ class DiskCache:
                 parts[k] = part
         return parts
 
-    def read_again(self, file: str, ranges: Sequence[Range]) -> list[memoryview]:
+    def read_again(self, file: str, ranges: Sequence[Range]) -> Sequence[Bytes]:
         parts = self.source.read_again(file, ranges)
         self._store(file, ranges, parts)
         return parts
 
-    def _load(self, file: str, ranges: Sequence[Range]) -> list[memoryview]:
+    def _load(self, file: str, ranges: Sequence[Range]) -> list[Bytes]:
         """What stands in the cache at each range: its bytes, zeros, or anything else."""
         try:
             handle = os.open(self._path(file), os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             self._report(error)
-            return [memoryview(b"")] * len(ranges)
+            return [b""] * len(ranges)
         try:
             runs = merged(ranges)
-            parts = cut_runs(ranges, runs, [os.pread(handle, run.size, run.offset) for run, _ in runs])
+            contents = [os.pread(handle, run.size, run.offset) for run, _ in runs]
             with suppress(PermissionError):  # a cache that others fill
                 os.utime(handle)
-            return parts
+            return [*cut_runs(ranges, runs, contents)]
         except OSError as error:
             self._report(error)
-            return [memoryview(b"")] * len(ranges)
+            return [b""] * len(ranges)
         finally:
             os.close(handle)
 
-    def _store(self, file: str, ranges: Sequence[Range], parts: Sequence[memoryview]) -> None:
+    def _store(self, file: str, ranges: Sequence[Range], parts: Sequence[Bytes]) -> None:
         whole = [(at.offset, part) for at, part in zip(ranges, parts, strict=True) if is_whole(part, at.size)]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -188,14 +188,14 @@ class StoredArray:
         first = self.member.offset
         wanted = [
             Range(first + offset, size)
-            for number, (offset, size) in zip(numbers.tolist(), rows, strict=True)
+            for number, (offset, size) in zip(numbers, rows, strict=True)
             if offset != _EMPTY and not (decoded and number in decoded)
         ]
         payloads = iter(read_checked(storage, self.file, wanted))
         chunk = np.empty(self.grid.chunk, dtype=self.dtype)
         in_box = itertools.product(*([cut.in_box for cut in axis] for axis in cuts))
         in_chunk = itertools.product(*([cut.in_chunk for cut in axis] for axis in cuts))
-        for number, (offset, _), box, part in zip(numbers.tolist(), rows, in_box, in_chunk, strict=True):
+        for number, (offset, _), box, part in zip(numbers, rows, in_box, in_chunk, strict=True):
             if offset == _EMPTY:
                 array[box] = self.fill
             elif decoded is None:

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import pyarrow as pa
 from upath import UPath
@@ -21,7 +22,7 @@ from data_shards.errors import InputError
 
 def location(text: str | Path) -> Path:
     """A path of this machine, or of a bucket where `text` has a scheme (`s3://bucket/shards`)."""
-    return UPath(text) if "://" in str(text) else Path(text)
+    return cast(Path, UPath(text)) if "://" in str(text) else Path(text)  # a UPath does what a Path does
 
 
 def is_remote(path: Path) -> bool:

@@ -32,7 +32,7 @@ class ShardReader:
     def __init__(self, index: ShardIndex, storage: Storage) -> None:
         self.index = index
         self.storage = storage
-        self._open: OrderedDict[tuple[int, What], StoredArray] = OrderedDict()
+        self._open: OrderedDict[tuple[int, What], tuple[StoredArray, np.ndarray]] = OrderedDict()
 
     def read(self, i: int, what: What = "image") -> np.ndarray:
         """The whole image float32 (C, D, H, W) or label uint8 (D, H, W)."""
@@ -71,9 +71,8 @@ class ShardReader:
 
         `into` are arrays to write the crops into, of their shape and type.
         """
-        volume = self.index.volumes.stored(i)
-        *channels, depth, height, width = volume.shape_CDHW if what == "image" else volume.shape_CDHW[1:]
-        array = self._array(i, volume, what)
+        array, air = self._array(i, what)
+        *channels, depth, height, width = array.grid.shape
         crops = list(into or (np.empty((*channels, *size_DHW), dtype=array.dtype) for _ in starts_DHW))
         boxes, inner = [], []
         for start, crop in zip(starts_DHW, crops, strict=True):
@@ -81,25 +80,29 @@ class ShardReader:
             boxes.append(((*([0] * len(channels)), *begin), (*channels, *end)))
             inner.append(inside(crop, start, begin, end))
             if inner[-1].shape != crop.shape:
-                crop[...] = 0 if what == "label" else stored_air_C(volume).reshape(-1, 1, 1, 1)
+                crop[...] = air
         array.read_boxes(self.storage, boxes, inner)
         return crops
 
-    def _array(self, i: int, volume: Stored, what: What) -> StoredArray:
+    def _array(self, i: int, what: What) -> tuple[StoredArray, np.ndarray]:
+        """The opened array, and what lies around it: one number or one a channel (C, 1, 1, 1)."""
         if (i, what) in self._open:
             self._open.move_to_end((i, what))
             return self._open[i, what]
         if len(self._open) >= _MAX_OPEN_ARRAYS:
             self._open.popitem(last=False)
+        volume = self.index.volumes.stored(i)
+        air = stored_air_C(volume).reshape(-1, 1, 1, 1)
         if what == "image":
             shape, dtype, fill, member = volume.shape_CDHW, volume.dtype, volume.air, volume.image
         elif volume.has_label:
             shape, dtype, fill, member = volume.shape_CDHW[1:], "uint8", 0, volume.label
+            air = np.zeros(1, dtype=np.uint8)
         else:
             raise InputError(f"{volume.case} has no label: choose labelled cases")
         file = _MEMBER_FILE[self.index.format](volume.shard, volume.case, what)
         grid = self.index.encoding.grid(shape)
-        self._open[i, what] = StoredArray(self.storage, file, member, grid, np.dtype(dtype), fill)
+        self._open[i, what] = StoredArray(self.storage, file, member, grid, np.dtype(dtype), fill), air
         return self._open[i, what]
 
     def __getstate__(self) -> dict[str, Any]:
