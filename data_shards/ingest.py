@@ -1,5 +1,6 @@
 """One case of an archive -> what a shard stores of it, or the reason why it can't be used."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,9 @@ def _record(
     if sample.image_CDHW.dtype != np.float16:
         read_CDHW = read_CDHW * np.float32(scale) + np.float32(offset)
     c, d, h, w = read_CDHW.shape
+    mean = float(read_CDHW.mean(dtype=np.float64))
+    # slice by slice: in one go the squares of a large CT in float64 would take gigabytes
+    variance = sum(float(np.square(part - mean, dtype=np.float64).sum()) for part in read_CDHW.reshape(c * d, h, w))
     return VolumeRecord(
         case=case.case,
         subject=case.subject,
@@ -100,8 +104,8 @@ def _record(
         preprocess=prepared.record.to_json(),
         stored_sha256={what: array_sha256(array) for what, (array, _) in sample.arrays().items()},
         members={},
-        mean=float(read_CDHW.mean(dtype=np.float64)),
-        std=float(read_CDHW.std(dtype=np.float64)),
+        mean=mean,
+        std=math.sqrt(variance / read_CDHW.size),
         minimum_C=tuple(read_CDHW.min(axis=(1, 2, 3)).tolist()),
         dtype=sample.image_CDHW.dtype.name,
         scale=scale,

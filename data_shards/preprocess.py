@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
-from data_shards.archive.volume import Volume
+from data_shards.archive.volume import Volume, stack_channels
 from data_shards.errors import InputError, VolumeError
 from data_shards.order.crops import slices
 from data_shards.resample import largest_share, resample, resample_label
@@ -117,20 +117,20 @@ def prepare(image: Volume, config: PreprocessConfig, modality: str = "") -> Prep
     sizes_xyz = nib.affines.voxel_sizes(image.affine_4x4)
     # orientation[i, 0] = the RAS axis that file axis i runs along; D, H, W are RAS axes 2, 1, 0.
     spacing_before = _triple_mm(sizes_xyz[list(orientation[:, 0]).index(axis)] for axis in (2, 1, 0))
-    volume_CDHW = np.stack([_to_dhw(channel, orientation) for channel in image.data])
+    volume_CDHW = stack_channels([_to_dhw(channel, orientation) for channel in image.data])
 
     # Numbers come from the whole scan, before cropping and resampling: there the air is exactly at the minimum.
     ranges = [_intensity(image, channel, config) for channel in volume_CDHW]
     start, stop = _content_box(volume_CDHW, config)
     d, h, w = slices(start, stop)
     cropped = zip(volume_CDHW[:, d, h, w], ranges, strict=True)
-    volume_CDHW = np.stack([_normalise(channel, *numbers) for channel, numbers in cropped])
+    volume_CDHW = stack_channels([_normalise(channel, *numbers) for channel, numbers in cropped])
 
     target = config.spacing_mm or spacing_before
     extent_mm = [n * mm for n, mm in zip(volume_CDHW.shape[1:], spacing_before, strict=True)]
     depth, height, width = (max(1, round(size / mm)) for size, mm in zip(extent_mm, target, strict=True))
     shape_DHW = (depth, height, width)
-    volume_CDHW = np.stack([resample(channel, shape_DHW) for channel in volume_CDHW])
+    volume_CDHW = stack_channels([resample(channel, shape_DHW) for channel in volume_CDHW])
     (o0, f0), (o1, f1), (o2, f2) = orientation.tolist()
     record = PreprocessRecord(
         shape_XYZ=image.shape_XYZ,
