@@ -40,12 +40,13 @@ def ingest(
             label_DHW = prepare_label(label, prepared.record)
     except VolumeError as error:
         return Quarantined(case.case, path, str(error).replace(f"{archive.root}/", ""))  # no machine path in what we keep
-    stored_CDHW, scale, offset = to_stored(prepared.volume_CDHW, encoding)
+    scale, offset = scale_of(prepared.volume_CDHW, encoding)
+    stored_CDHW = to_stored(prepared.volume_CDHW, scale, offset, np.dtype(encoding.dtype))
     sample = ShardSample(
         case=case.case,
         image_CDHW=stored_CDHW,
         label_DHW=label_DHW,
-        air=float(stored_CDHW.min()),
+        air=float(to_stored(prepared.volume_CDHW.min(), scale, offset, stored_CDHW.dtype)),
         meta={
             "case": case.case,
             "spacing_mm": list(prepared.record.spacing_mm),
@@ -56,13 +57,19 @@ def ingest(
     return sample, _record(case, source, image, prepared, sample)
 
 
-def to_stored(volume_CDHW: np.ndarray, encoding: Encoding) -> tuple[np.ndarray, float, float]:
-    """(stored voxels, scale, offset): a voxel reads as stored * scale + offset, to half a scale. float16 has 1 and 0."""
+def scale_of(volume_CDHW: np.ndarray, encoding: Encoding) -> tuple[float, float]:
+    """(scale, offset): a voxel reads as stored * scale + offset, to half a scale. float16 has 1 and 0."""
     if encoding.dtype == "float16":
-        return volume_CDHW.astype(np.float16), 1.0, 0.0
+        return 1.0, 0.0
     low, high = float(volume_CDHW.min()), float(volume_CDHW.max())
-    scale, offset = max(high - low, 1e-6) / 65534, (high + low) / 2
-    return np.rint((volume_CDHW.astype(np.float64) - offset) / scale).astype(np.int16), scale, offset
+    return max(high - low, 1e-6) / 65534, (high + low) / 2
+
+
+def to_stored(voxels: np.ndarray, scale: float, offset: float, dtype: np.dtype) -> np.ndarray:
+    """Voxels as they are stored; a larger voxel is never stored as a smaller number."""
+    if dtype == np.float16:
+        return voxels.astype(dtype)
+    return np.rint((voxels.astype(np.float64) - offset) / scale).astype(dtype)
 
 
 def relative(path: Path, root: Path) -> str:

@@ -5,6 +5,7 @@ content, normalise intensity, resample. What was done is a `PreprocessRecord`; `
 X Y Z are the file's axes, C channels, K classes.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -198,7 +199,7 @@ def _content_box(volume_CDHW: np.ndarray, config: PreprocessConfig) -> tuple[Tri
 
 
 def _intensity(image: Volume, channel_DHW: np.ndarray, config: PreprocessConfig) -> tuple[float, float, float, float]:
-    """(low, high, shift, scale) of one channel. Statistics in float64 over the foreground: voxels above the minimum."""
+    """(low, high, shift, scale) of one channel. Sums in float64 over the foreground: voxels above the minimum."""
     if config.intensity == "ct":
         low, high = config.ct_window_hu
         return low, high, (low + high) / 2, (high - low) / 2
@@ -206,9 +207,11 @@ def _intensity(image: Volume, channel_DHW: np.ndarray, config: PreprocessConfig)
     for values in (foreground, channel_DHW):  # a two-valued image has a flat foreground: take all of it
         if values.size:
             low, high = (float(p) for p in np.percentile(values, config.clip_percentiles))
-            clipped = np.clip(values, low, high).astype(np.float64)
-            if high > low and clipped.std() > 0:
-                return low, high, float(clipped.mean()), float(clipped.std())
+            clipped = np.clip(values, np.float32(low), np.float32(high))
+            mean = float(clipped.mean(dtype=np.float64))
+            std = math.sqrt(np.square(clipped - np.float32(mean)).mean(dtype=np.float64))
+            if high > low and std > 0:
+                return low, high, mean, std
     raise VolumeError(f"{image.path}: nearly every voxel is {channel_DHW.flat[0]:g}, nothing to learn: remove the scan")
 
 
@@ -229,7 +232,8 @@ def _is_foreground(volume_CDHW: np.ndarray, record: PreprocessRecord, config: Pr
 
 
 def _otsu(channel_DHW: np.ndarray) -> float:
-    counts, edges = np.histogram(channel_DHW, bins=256)
+    step = 2 if channel_DHW.size > 10**6 else 1  # an eighth of the voxels shows the same histogram
+    counts, edges = np.histogram(channel_DHW[::step, ::step, ::step], bins=256)
     centres = (edges[:-1] + edges[1:]) / 2
     below, above = counts.cumsum(), counts.sum() - counts.cumsum()
     sum_below = (counts * centres).cumsum()
