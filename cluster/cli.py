@@ -4,6 +4,7 @@ import errno
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("PYTHONWARNINGS", "ignore")  # of libraries, in all our processes
 
@@ -17,6 +18,21 @@ FOLDER = click.Path(path_type=Path, resolve_path=True, file_okay=False)
 FILE = click.Path(path_type=Path, resolve_path=True, dir_okay=False)
 # what a disk may say no to; any other OSError is our own mistake and keeps its traceback
 ENVIRONMENT = (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EDQUOT)
+
+
+class Place(click.ParamType):
+    """A folder of this machine, made absolute, or of a bucket (s3://bucket/folder)."""
+
+    name = "place"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        from data_shards.formats.files import location
+
+        place = location(value)
+        return place if "://" in str(value) else place.resolve()
+
+
+PLACE = Place()
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 
 
@@ -71,9 +87,16 @@ def shards() -> None:
     """Build, verify and look at shards."""
 
 
-@shards.command("build", epilog=examples("maetrain shards build scans/ shards/ --format zarr"))
+@shards.command(
+    "build",
+    epilog=examples(
+        "maetrain shards build scans/ shards/ --format zarr",
+        "MAETRAIN_SALT=... maetrain shards build dicom/ s3://bucket/shards --format webdataset",
+        "maetrain shards build scans/ shards/ shards.encoding.dtype=int16 shards.preprocess.spacing_mm=[1,1,1]",
+    ),
+)
 @click.argument("source", type=PATH)
-@click.argument("out", type=PATH)
+@click.argument("out", type=PLACE)
 @OVERRIDES
 @click.option("--format", "format_", type=click.Choice(["zarr", "webdataset"]), help="Default: the recipe's.")
 @click.option("--recipe", default="small", show_default=True, help="Recipe whose `shards` settings are used.")
@@ -81,31 +104,23 @@ def shards() -> None:
 def shards_build(
     source: Path, out: Path, overrides: tuple[str, ...], format_: str | None, recipe: str, address: str | None
 ) -> None:
-    """Turn the archive SOURCE into shards and an index in OUT.
+    """Turn the archive SOURCE into shards and an index in OUT, a folder or s3://bucket/folder.
 
-    Scans that can't be used go to the index's quarantine list with their reason. A build that was stopped goes on.
+    SOURCE is in MSD, nnU-Net or BIDS layout, or any tree of NIfTI, NRRD, MHA and DICOM. Scans that can't be used go to
+    the index's quarantine list with their reason; above shards.max_quarantined_share the build fails. A build that was
+    stopped goes on, and one whose archive has grown adds to what is there.
     """
-    from cluster.console import progress_bar, say
-    from cluster.session import ray_session
-    from cluster.shards import build_shards
-    from data_shards.archive.layout import read_archive
+    from cluster.verbs import run_build_verb
     from maetrain.recipes.load import load_recipe
 
     config = load_recipe(recipe, overrides).shards
     if format_:
         config = config.model_copy(update={"format": format_})
-    read_archive(source)  # a wrong path is said before Ray starts
-    with ray_session(address), progress_bar(f"{config.format} shards") as bar:
-        index = build_shards(source, out, config, bar)
-    for bad in index.quarantined:
-        say(f"quarantined: {bad.reason}")
-    for case, same_as in index.duplicates:
-        say(f"duplicate: {case} has the voxels of {same_as}")
-    say(f"{out}: {len(index.volumes)} volumes in {len(index.shards)} shards, index {index.sha256[:12]}")
+    run_build_verb(source, out, config, address)
 
 
 @shards.command("verify", epilog=examples("maetrain shards verify shards/ --deep"))
-@click.argument("folder", type=PATH)
+@click.argument("folder", type=PLACE)
 @click.option("--deep", is_flag=True, help="Decode every sample, too.")
 def shards_verify(folder: Path, deep: bool) -> None:
     """Check sizes and hashes of all shards in FOLDER; exit 1 and name what is damaged."""
@@ -121,7 +136,7 @@ def shards_verify(folder: Path, deep: bool) -> None:
 
 
 @shards.command("show", epilog=examples("maetrain shards show shards/ --sheet sheet.png"))
-@click.argument("folder", type=PATH)
+@click.argument("folder", type=PLACE)
 @click.option("--sheet", type=FILE, help="Write a PNG of middle slices there.")
 def shards_show(folder: Path, sheet: Path | None) -> None:
     """Print the table of contents of the shards in FOLDER."""
@@ -139,7 +154,7 @@ def shards_show(folder: Path, sheet: Path | None) -> None:
 @cli.command(epilog=examples("maetrain pretrain small --shards shards/ --out runs/mae pretrain.steps=2000"))
 @click.argument("recipe")
 @OVERRIDES
-@click.option("--shards", "shards_dir", type=PATH, required=True, help="Folder of a shard index.")
+@click.option("--shards", "shards_dir", type=PLACE, required=True, help="Folder of a shard index.")
 @click.option("--out", type=FOLDER, required=True, help="Folder of the run; a run that is there goes on.")
 @click.option("--address", help="Ray cluster to join; without it, Ray starts on this machine.")
 @click.option("--tracking-uri", help="MLflow store. Default: sqlite in OUT.")
@@ -169,7 +184,7 @@ def pretrain(
 )
 @click.argument("recipe")
 @OVERRIDES
-@click.option("--shards", "shards_dir", type=PATH, required=True, help="Folder of a shard index with labels.")
+@click.option("--shards", "shards_dir", type=PLACE, required=True, help="Folder of a shard index with labels.")
 @click.option("--data", type=PATH, required=True, help="The archive the shards come from; test scans are read there.")
 @click.option("--handover", type=PATH, help="Encoder for the arm `mae`; needed where the recipe has that arm.")
 @click.option("--out", type=FOLDER, required=True, help="Folder of jobs and report.")

@@ -1,5 +1,6 @@
 """`maetrain demo`: the main job, from an archive to the report, in one command."""
 
+import os
 import shlex
 import sys
 import time
@@ -12,6 +13,7 @@ from cluster.pretrain import check_setup, fit_workers
 from cluster.reporting import check_encoder
 from cluster.session import ray_session
 from cluster.tracked import Tracking, tracked
+from data_shards.archive.identity import read_identity
 from data_shards.archive.layout import read_archive
 from maetrain.checkpoint.fingerprint import fingerprint
 from maetrain.finetune.plan import plan_jobs, pretrain_pool, split_of
@@ -30,7 +32,8 @@ def run_demo(config: RunConfig, data: Path | None, out: Path, address: str | Non
     timings: Timings = {}
     started = time.perf_counter()
     # a wrong path is said before anything is made
-    archive = read_archive(data if data is not None else make_archive(config, out, timings))
+    identity = read_identity(config.shards.privacy, os.environ)
+    archive = read_archive(data if data is not None else make_archive(config, out, timings), identity)
     root = archive.root
     out.mkdir(parents=True, exist_ok=True)
     say(f"{archive.name}: {len(archive.cases)} scans of {len({c.subject for c in archive.cases})} persons in {root}")

@@ -17,9 +17,11 @@ from cluster.stages import Stage
 from cluster.tracked import Tracking, tracked
 from data_shards.archive.layout import Archive
 from data_shards.build import BuildConfig
+from data_shards.formats.files import absolute
 from data_shards.formats.index import ShardIndex
 from data_shards.ingest import relative, size_and_time
 from data_shards.synthetic import write_archive
+from maetrain.checkpoint.fingerprint import fingerprint
 from maetrain.evaluate.pictures import reconstruction
 from maetrain.recipes.config import RunConfig
 from maetrain.tracking.tracker import Tracker
@@ -62,13 +64,14 @@ def make_shards(archive: Archive, config: BuildConfig, out: Path, timings: Timin
     """The shards of an archive in the format of `config`."""
     inputs = {
         "files": archive_inputs(archive),
-        "build": config.model_dump(mode="json", exclude={"max_quarantined_share"}),
+        "names": fingerprint({case.case: case.subject for case in archive.cases}),
+        "build": config.model_dump(mode="json", exclude={"max_quarantined_share", "privacy"}),
     }
     stage = Stage(out / "shards", config.format, inputs)
     say(f"shards, {config.format}: {stage.state()}")
     if not stage.is_finished:
-        with timed(stage, timings), progress_bar(f"{config.format} shards") as bar:
-            build_shards(archive.root, stage.folder, config, bar)
+        with timed(stage, timings):
+            build_shards(archive, stage.folder, config)
     index = ShardIndex.load(stage.folder)
     for bad in index.quarantined:
         say(f"  quarantined: {bad.reason}")
@@ -88,7 +91,7 @@ def make_setup(config: RunConfig, index: ShardIndex, pool: tuple[str, ...], run_
     return PretrainSetup(
         model=config.model,
         pretrain=config.pretrain,
-        shards=str(index.root.resolve()),
+        shards=absolute(index.root),
         pool_subjects=pool,
         run_dir=str(run_dir.resolve()),
     )

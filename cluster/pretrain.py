@@ -151,6 +151,7 @@ class _Listener(threading.Thread):
                 "volumes_per_s": info.volumes_per_s,
                 "step_s": info.step_s,
                 "data_wait_share": info.data_wait_s / info.step_s,
+                "replaced_samples": float(info.num_replaced),
             }
             self.tracker.metrics(metrics, info.step)
         self.last_step = max(self.last_step, info.step)

@@ -39,7 +39,9 @@ def ingest(
             label = read_label(case.label_path, image, len(archive.class_names))
             label_DHW = prepare_label(label, prepared.record)
     except VolumeError as error:
-        return Quarantined(case.case, path, str(error).replace(f"{archive.root}/", ""))  # no machine path in what we keep
+        return Quarantined(
+            case.case, path, str(error).replace(f"{archive.root}/", "")
+        )  # no machine path in what we keep
     scale, offset = scale_of(prepared.volume_CDHW, encoding)
     stored_CDHW = to_stored(prepared.volume_CDHW, scale, offset, np.dtype(encoding.dtype))
     sample = ShardSample(
@@ -85,9 +87,7 @@ def size_and_time(path: Path) -> tuple[int, int] | None:
         return None
 
 
-def _record(
-    case: ArchiveCase, source: str, image: Volume, prepared: Prepared, sample: ShardSample
-) -> VolumeRecord:
+def _record(case: ArchiveCase, source: str, image: Volume, prepared: Prepared, sample: ShardSample) -> VolumeRecord:
     scale, offset = sample.meta["scale_factor"], sample.meta["add_offset"]
     label_DHW, read_CDHW = sample.label_DHW, sample.image_CDHW.astype(np.float32)
     if sample.image_CDHW.dtype != np.float16:

@@ -43,9 +43,8 @@ class Split:
 def classes_by_subject(index: ShardIndex) -> dict[str, frozenset[int]]:
     """For every labelled person the foreground classes their scans hold (may be none)."""
     found: dict[str, frozenset[int]] = {}
-    for volume in index.volumes:
-        if volume.has_label:
-            found[volume.subject] = found.get(volume.subject, frozenset()) | (frozenset(volume.label_classes) - {0})
+    for volume in index.volumes.take(index.volumes.labelled):
+        found[volume.subject] = found.get(volume.subject, frozenset()) | (frozenset(volume.label_classes) - {0})
     return found
 
 

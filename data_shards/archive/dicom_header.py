@@ -7,7 +7,8 @@ nowhere else. No text of a header or of pydicom's exceptions and warnings leaves
 import logging
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import pydicom
 from pydicom.dataset import Dataset
@@ -36,9 +37,17 @@ MODALITIES = ("CT", "MR", "PT", "NM", "US", "XA", "CR", "DX", "MG", "OPT", "OT")
 _MAGIC_AT, _MAGIC = 128, b"DICM"
 _MAX_ELEMENT_BYTES = 1 << 26  # a lying length may not make us allocate more; functional groups of 10 000 frames fit
 
-# pydicom logs and warns in words taken from the header; here the reader's own checks speak instead
+# pydicom logs in words taken from the header; here the reader's own checks speak instead
 pydicom.config.logger.setLevel(logging.CRITICAL + 1)
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """No warnings while DICOM is looked at: pydicom's quote values, and it decodes them late, anywhere."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 class UnreadableDicomError(Exception):
@@ -67,21 +76,19 @@ def open_dicom(path: str, keywords: Sequence[str], with_voxels: bool = False) ->
         with open(path, "rb") as file:
             head = file.read(_MAGIC_AT + len(_MAGIC))
         has_magic = head[_MAGIC_AT:] == _MAGIC
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if has_magic:
-                syntax = pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID")
-                if syntax == DeflatedExplicitVRLittleEndian:  # expands without any limit
-                    raise UnreadableDicomError
-            elif head[:2] == b"\x02\x00":  # no preamble, yet a file meta group: it could be a deflated one
+        if has_magic:
+            syntax = pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID")
+            if syntax == DeflatedExplicitVRLittleEndian:  # expands without any limit
                 raise UnreadableDicomError
-            header = pydicom.dcmread(
-                path,
-                force=not has_magic,
-                stop_before_pixels=not with_voxels,
-                specific_tags=[*keywords, "PixelData"] if with_voxels else list(keywords),
-                defer_size=None if with_voxels else _MAX_ELEMENT_BYTES,
-            )
+        elif head[:2] == b"\x02\x00":  # no preamble, yet a file meta group: it could be a deflated one
+            raise UnreadableDicomError
+        header = pydicom.dcmread(
+            path,
+            force=not has_magic,
+            stop_before_pixels=not with_voxels,
+            specific_tags=[*keywords, "PixelData"] if with_voxels else list(keywords),
+            defer_size=None if with_voxels else _MAX_ELEMENT_BYTES,
+        )
         if "TransferSyntaxUID" not in header.file_meta:  # written without a preamble; pydicom found out by looking
             is_implicit = header.original_encoding[0]
             header.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if is_implicit else ExplicitVRLittleEndian

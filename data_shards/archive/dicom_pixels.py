@@ -6,7 +6,6 @@ its height open, took all memory. So its own frame header must say what the DICO
 
 import re
 import struct
-import warnings
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -51,9 +50,7 @@ def decode_frame(file: Dataset, index: int, num_frames: int, shape_YX: tuple[int
             raise ValueError("an unknown compression")
         if said_YX != shape_YX:
             raise ValueError("the compressed image is not of the size that the header says")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        stored_YX = pixel_array(file, index=index, raw=True)
+    stored_YX = pixel_array(file, index=index, raw=True)
     if stored_YX.shape != shape_YX:
         raise ValueError("the decoded image is not of the size that the header says")
     return stored_YX

@@ -22,6 +22,7 @@ from data_shards.archive.dicom_header import (
     is_dicom_file,
     is_packed,
     open_dicom,
+    quietly,
     text_of,
 )
 from data_shards.archive.dicom_pixels import decode_frame
@@ -61,6 +62,7 @@ class _Pixels:
     lowest_plus_highest: int | None  # of the stored numbers, where they are inverted (MONOCHROME1)
 
 
+@quietly()
 def read_series(folders: Sequence[Path], series_uid: str, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Voxels float32 (X, Y, Z) = (column, row, slice) and their RAS affine in mm.
 
@@ -158,7 +160,7 @@ def _frames(name: str, path: str, header: Dataset, num_frames: int) -> list[_Fra
     shared, each = (
         _items(header, keyword) for keyword in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
     )
-    if num_frames > 1 and len(each) != num_frames:
+    if (each or num_frames > 1) and len(each) != num_frames:
         raise VolumeError(f"{name}: has {num_frames} frames, but says for {len(each)} where they lie: convert it")
     places = [(item, *shared, header) for item in each] if each else [(*shared, header)]
     return [

@@ -19,6 +19,7 @@ from data_shards.archive.dicom_header import (
     is_dicom_file,
     modality_of,
     open_dicom,
+    quietly,
     subject_key,
     text_of,
 )
@@ -41,6 +42,7 @@ class FolderSeries:
     modality: str
 
 
+@quietly()
 def scan_dicom(root: str, folder: str, names: Iterable[str], identity: Identity) -> tuple[FolderSeries, ...]:
     """The series among the files `names` of `folder` (relative to `root`), sorted by key.
 

@@ -105,13 +105,12 @@ class DiskCache:
             os.close(handle)
 
     def _store(self, file: str, ranges: Sequence[Range], parts: Sequence[Bytes]) -> None:
-        whole = [(at.offset, part) for at, part in zip(ranges, parts, strict=True) if is_whole(part, at.size)]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             handle = os.open(self._path(file), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
-                for offset, part in whole:
-                    os.pwrite(handle, part, offset)  # a short write is a range that isn't there
+                for (offset, _), part in zip(ranges, parts, strict=True):
+                    os.pwrite(handle, part, offset)  # wrong or cut short: then it isn't in the cache, see above
                     self._unchecked_bytes += len(part) + 2 * _BLOCK_BYTES
             finally:
                 os.close(handle)
@@ -123,11 +122,12 @@ class DiskCache:
     def _make_room(self) -> None:
         self._unchecked_bytes, self._checked_by = 0, os.getpid()
         files = []
-        for entry in os.scandir(self.folder):
-            with suppress(FileNotFoundError):  # removed by another process
-                if entry.name.endswith(SUFFIX):
-                    facts = entry.stat()
-                    files.append((facts.st_mtime_ns, 512 * facts.st_blocks, entry.path))
+        with os.scandir(self.folder) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):  # removed by another process
+                    if entry.name.endswith(SUFFIX):
+                        facts = entry.stat()
+                        files.append((facts.st_mtime_ns, 512 * facts.st_blocks, entry.path))
         total = sum(num_bytes for _, num_bytes, _ in files)
         if total <= self.limit_bytes:
             return

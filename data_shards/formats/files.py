@@ -30,6 +30,11 @@ def is_remote(path: Path) -> bool:
     return isinstance(path, UPath) and path.protocol not in ("", "file", "local")
 
 
+def absolute(path: Path) -> str:
+    """A text that `location` reads as the same place from any folder."""
+    return str(path) if is_remote(path) else str(path.resolve())
+
+
 @contextmanager
 def published(path: Path) -> Iterator[Path]:
     """Gives a temporary path to write a file or folder at; on success it is synced and becomes `path`.

@@ -16,8 +16,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from data_shards.errors import InputError
 from data_shards.formats.encoding import Encoding
-from data_shards.formats.files import content_of, remove, write_bytes, write_text
-from data_shards.formats.volumes import VolumeRecord, VolumeTable
+from data_shards.formats.files import content_of, location, remove, write_bytes, write_text
+from data_shards.formats.volumes import VolumeTable
 from data_shards.preprocess import PreprocessConfig
 
 SCHEMA_VERSION = 2
@@ -80,8 +80,12 @@ class ShardIndex:
                 remove(other)
 
     @classmethod
-    def load(cls, folder: Path) -> "ShardIndex":
-        """Raises InputError when there is no index, it is garbled or edited, or its schema version is another."""
+    def load(cls, folder: Path | str) -> "ShardIndex":
+        """The index of `folder`, which may be a bucket (see `files.location`).
+
+        Raises InputError when there is no index, it is garbled or edited, or its schema version is another.
+        """
+        folder = location(folder)
         path = folder / INDEX_NAME
         try:
             content = json.loads(path.read_text(encoding="utf-8"))

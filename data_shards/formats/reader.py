@@ -54,7 +54,9 @@ class ShardReader:
             image_CDHW += np.float32(volume.offset)
         return image_CDHW
 
-    def stored_crop(self, i: int, start_DHW: Sequence[int], size_DHW: Sequence[int], what: What = "image") -> np.ndarray:
+    def stored_crop(
+        self, i: int, start_DHW: Sequence[int], size_DHW: Sequence[int], what: What = "image"
+    ) -> np.ndarray:
         """Like `crop`, but as stored: float16 or int16 where `crop` gives float32. Half the bytes, a third of the time:
         numpy widens float16 slowly, torch and GPUs do it in passing."""
         return self.stored_crops(i, [start_DHW], size_DHW, what)[0]
@@ -85,21 +87,19 @@ class ShardReader:
         return crops
 
     def _array(self, i: int, what: What) -> tuple[StoredArray, np.ndarray]:
-        """The opened array, and what lies around it: one number or one a channel (C, 1, 1, 1)."""
+        """An array, opened, and what lies around it: one number or one a channel (C, 1, 1, 1)."""
         if (i, what) in self._open:
             self._open.move_to_end((i, what))
             return self._open[i, what]
         if len(self._open) >= _MAX_OPEN_ARRAYS:
             self._open.popitem(last=False)
         volume = self.index.volumes.stored(i)
-        air = stored_air_C(volume).reshape(-1, 1, 1, 1)
-        if what == "image":
-            shape, dtype, fill, member = volume.shape_CDHW, volume.dtype, volume.air, volume.image
-        elif volume.has_label:
-            shape, dtype, fill, member = volume.shape_CDHW[1:], "uint8", 0, volume.label
-            air = np.zeros(1, dtype=np.uint8)
-        else:
-            raise InputError(f"{volume.case} has no label: choose labelled cases")
+        shape: tuple[int, ...] = volume.shape_CDHW
+        dtype, fill, member, air = volume.dtype, volume.air, volume.image, stored_air_C(volume).reshape(-1, 1, 1, 1)
+        if what == "label":
+            if not volume.has_label:
+                raise InputError(f"{volume.case} has no label: choose labelled cases")
+            shape, dtype, fill, member, air = shape[1:], "uint8", 0, volume.label, np.zeros(1, dtype=np.uint8)
         file = _MEMBER_FILE[self.index.format](volume.shard, volume.case, what)
         grid = self.index.encoding.grid(shape)
         self._open[i, what] = StoredArray(self.storage, file, member, grid, np.dtype(dtype), fill), air

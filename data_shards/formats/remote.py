@@ -38,7 +38,8 @@ class RemoteFiles:
     """Files under `root`, a bucket or a folder in it.
 
     `timeout_s` (> 0) is what a read of up to 64 MiB may take, retries and all; a longer one has as much again for each
-    further 64 MiB. `bytes_fetched` and `num_requests` count what this process has asked for, failed attempts too.
+    further 64 MiB. `bytes_fetched` and `num_requests` count what came to this process and what it asked for, failed
+    attempts too; not the ones that botocore makes by itself.
     """
 
     def __init__(self, root: UPath, timeout_s: float = TIMEOUT_S) -> None:

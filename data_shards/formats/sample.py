@@ -22,7 +22,9 @@ class ShardSample:
 
     def arrays(self) -> dict[str, tuple[np.ndarray, float]]:
         """The stored arrays and their fill values by name: "image" and, where there is one, "label"."""
-        return {"image": (self.image_CDHW, self.air)} | ({} if self.label_DHW is None else {"label": (self.label_DHW, 0)})
+        return {"image": (self.image_CDHW, self.air)} | (
+            {} if self.label_DHW is None else {"label": (self.label_DHW, 0)}
+        )
 
 
 def array_sha256(array: np.ndarray) -> str:

@@ -40,7 +40,10 @@ def write_shard(path: Path, samples: Iterable[ShardSample], encoding: Encoding) 
     with tarfile.open(path) as tar:
         offsets = {info.name: info.offset_data for info in tar}
     return [
-        {what: zipped._replace(offset=offsets[f"{case}.{what}.zarr.zip"] + zipped.offset) for what, zipped in of.items()}
+        {
+            what: zipped._replace(offset=offsets[f"{case}.{what}.zarr.zip"] + zipped.offset)
+            for what, zipped in of.items()
+        }
         for case, of in in_zip.items()
     ]
 
@@ -55,7 +58,10 @@ def decode_zarr(key: str, data: bytes) -> np.ndarray | None:
     if not key.endswith("zarr.zip"):
         return None
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        content = {name: zarr.core.buffer.default_buffer_prototype().buffer.from_bytes(archive.read(name)) for name in archive.namelist()}
+        content = {
+            name: zarr.core.buffer.default_buffer_prototype().buffer.from_bytes(archive.read(name))
+            for name in archive.namelist()
+        }
     return np.asarray(zarr.open_array(MemoryStore(content), mode="r")[...])
 
 

@@ -67,10 +67,15 @@ class CropRecipe:
 
 
 class CropSet(Dataset[Answer]):
-    """The crops of the volumes `pool` (places in the index), a batch at a time; keys are as `EpochOrder` counts them."""
+    """The crops of the volumes `pool` (places in the index), a batch at a time; keys as `EpochOrder` counts them."""
 
     def __init__(
-        self, index: ShardIndex, pool: Sequence[int], recipe: CropRecipe, cache_bytes: int, ring: BatchRing | None = None
+        self,
+        index: ShardIndex,
+        pool: Sequence[int],
+        recipe: CropRecipe,
+        cache_bytes: int,
+        ring: BatchRing | None = None,
     ) -> None:
         self.volumes, self.pool, self.recipe, self.ring = index.volumes, np.asarray(pool), recipe, ring
         self.shape_CDHW, self.dtype = (len(index.channel_names), *recipe.crop_DHW), np.dtype(index.encoding.dtype)

@@ -102,7 +102,7 @@ def pretrain_batches(
         num_workers=num_workers,
         prefetch_factor=_PREFETCH if num_workers else None,
         multiprocessing_context="fork" if num_workers else None,  # the ring is shared by being inherited
-        collate_fn=_as_it_is,
+        collate_fn=_as_it_is,  # type: ignore[arg-type]
         worker_init_fn=_one_thread,
         generator=torch.Generator(),  # its own, or the loader would draw from the program's
     )

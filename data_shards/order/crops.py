@@ -50,9 +50,7 @@ def slices(begin: Sequence[int], end: Sequence[int]) -> tuple[slice, slice, slic
     return d, h, w
 
 
-def inside(
-    crop: np.ndarray, start: Sequence[int], begin: Sequence[int], end: Sequence[int]
-) -> np.ndarray:
+def inside(crop: np.ndarray, start: Sequence[int], begin: Sequence[int], end: Sequence[int]) -> np.ndarray:
     """The part of the array `crop`, whose first voxel lies at `start`, that holds the box [begin, end): a view."""
     d, h, w = slices(
         [b - a for a, b in zip(start, begin, strict=True)], [e - a for a, e in zip(start, end, strict=True)]

@@ -24,7 +24,7 @@ def pack_foreground(is_foreground_DHW: np.ndarray) -> bytes:
         edges = np.arange(0, share_DHW.shape[axis], BLOCK)
         size = np.diff(np.append(edges, share_DHW.shape[axis])).astype(np.float32)
         sums = np.add.reduceat(share_DHW, edges, axis=axis)
-        share_DHW = sums / size.reshape([-1 if a == axis else 1 for a in range(3)])
+        share_DHW = (sums / size.reshape([-1 if a == axis else 1 for a in range(3)])).astype(np.float32)
     return zlib.compress(np.packbits(share_DHW >= _BLOCK_SHARE).tobytes(), 9)
 
 

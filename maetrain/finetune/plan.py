@@ -20,7 +20,7 @@ def split_of(index: ShardIndex, test_share: float, num_monitor: int, seed: int) 
 def pretrain_pool(index: ShardIndex, split: Split | None) -> tuple[str, ...]:
     """Persons whose scans pretraining may see: all but those who test or monitor."""
     held_out = {*split.test, *split.monitor} if split else set()
-    return tuple(sorted({volume.subject for volume in index.volumes} - held_out))
+    return tuple(sorted(set(index.volumes.column("subject").to_pylist()) - held_out))
 
 
 def plan_jobs(

@@ -27,6 +27,13 @@ class PretrainConfig(BaseModel):
         False, description="torch.compile of the masked autoencoder: minutes at the start; nothing gained on CPUs"
     )
     mirror_DHW: tuple[bool, bool, bool] = Field((False, False, False), description="random flips along D, H, W")
+    crops_per_volume: int = Field(1, ge=1, description="crops of a scan in a row, and of each scan in an epoch")
+    min_foreground: float = Field(
+        0.0, ge=0, le=1, description="share of a crop that should hold anatomy, best of 16 draws; 0 = anywhere"
+    )
+    max_damaged_share: float = Field(
+        0.01, ge=0, le=1, description="share of a rank's samples that can't be read at which a run stops"
+    )
     loader_workers: int = Field(0, ge=0, description="reader processes per rank; 0 = in the training process")
     checkpoint_every: int = Field(100, ge=1, description="steps between committed checkpoints")
     keep_checkpoints: int = Field(2, ge=1, description="committed checkpoints kept")

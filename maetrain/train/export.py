@@ -45,7 +45,7 @@ def export_encoder(run_dir: Path, folder: Path) -> EncoderHandover:
     """Writes the handover of a run's newest checkpoint into `folder`."""
     path, manifest = newest_of(run_dir)
     setup = PretrainSetup.model_validate(manifest.config)
-    index = ShardIndex.load(Path(setup.shards))
+    index = ShardIndex.load(setup.shards)
     if index.sha256 != manifest.shard_index_sha256:
         raise InputError(
             f"{setup.shards}: rebuilt since this run was trained on it; export needs the index it has seen"

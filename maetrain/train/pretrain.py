@@ -23,6 +23,7 @@ from maetrain.train.config import PretrainSetup
 from maetrain.train.curve import Curve, CurvePoint
 from maetrain.train.engine import Engine
 from maetrain.train.group import RankInfo
+from maetrain.train.prefetch import on_device
 from maetrain.train.resume import Done, bind_run, restore, save_checkpoint
 from maetrain.train.schedule import warmup_cosine
 
@@ -39,6 +40,7 @@ class StepInfo:
     step_s: float
     data_wait_s: float
     volumes_per_s: float
+    num_replaced: int  # samples of this rank, since it started, whose scan could not be read
 
 
 def pool_of(index: ShardIndex, subjects: tuple[str, ...]) -> list[int]:
@@ -60,7 +62,7 @@ def pretrain(
     Raises InputError for settings that don't fit the data or the run that is already in `run_dir`.
     """
     config, run_dir = setup.pretrain, Path(setup.run_dir)
-    index = ShardIndex.load(Path(setup.shards))
+    index = ShardIndex.load(setup.shards)
     pool = pool_of(index, setup.pool_subjects)
     accumulation = config.accumulation(who.world_size)
     bind_run(setup, index.sha256, who)
@@ -80,7 +82,13 @@ def pretrain(
         samples_seen=done.samples_seen,
         num_workers=config.loader_workers,
         mirror=config.mirror_DHW,
+        crops_per_volume=config.crops_per_volume,
+        min_foreground=config.min_foreground,
+        max_damaged_share=config.max_damaged_share,
+        on_damage=say,
+        pin_memory=who.device.type == "cuda",
     )
+    batches, num_replaced = on_device(batches, who.device), 0
     samples_seen = done.samples_seen
     if restored is None:  # also shows at once whether the folder can be written
         save_checkpoint(setup, engine, index.sha256, 0, 0, who)
@@ -98,6 +106,7 @@ def pretrain(
             engine.step(learning_rate)
             losses.append(output.loss.detach())
             samples_seen = batch.samples_seen_after
+            num_replaced += batch.num_replaced
         loss = mean_over_ranks(torch.stack(losses).mean(), who)
         taken = time.perf_counter() - started
         info = StepInfo(
@@ -109,6 +118,7 @@ def pretrain(
             taken,
             waited,
             config.global_batch / taken,
+            num_replaced,
         )
         curve.append(CurvePoint(step + 1, loss, info.volumes_per_s))
         if who.is_first:

@@ -20,7 +20,7 @@ from moto.server import ThreadedMotoServer
 from data_shards.formats import remote
 
 Fault = Literal["500", "503", "reset", "cut", "slow", "stall", "flip"]
-SLOW_S = 0.3
+SLOW_S = 0.2
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import re
 import resource
 import struct
 import tempfile
+import time
 from pathlib import Path
 
 import nibabel as nib
@@ -37,7 +38,7 @@ hostile = settings(
     max_examples=NUM_EXAMPLES,
     derandomize=True,
     database=None,
-    deadline=MAX_SECONDS * 1000,
+    deadline=None,  # it would count the seconds in which others had the processor
     suppress_health_check=list(HealthCheck),
 )
 GARBAGE = st.one_of(
@@ -81,11 +82,14 @@ def edited(raw: bytes, edits: list[tuple[str, float, bytes]], within: int) -> by
 
 def read_or_refuse(read, num_voxels) -> bool:
     """True = it was read: then all its voxels are numbers, and as many as the header says."""
+    start = time.process_time()
     try:
         volume = read()
     except InputError as error:
         assert "\n" not in str(error)
         return False
+    finally:
+        assert time.process_time() - start < MAX_SECONDS
     assert np.isfinite(volume.data).all() and np.isfinite(volume.affine_4x4).all()
     assert volume.data.size == num_voxels()
     return True

@@ -101,7 +101,7 @@ def test_an_object_is_replaced_without_a_moment_of_absence(bucket, monkeypatch):
     def refuse(*args, **settings):
         raise AssertionError("removed before it was replaced")
 
-    monkeypatch.setattr(type(path.fs), "rm", refuse)
+    monkeypatch.setattr(path.fs, "rm", refuse)
     write_text(path, "new")
     assert path.read_text() == "new"
 
@@ -232,7 +232,7 @@ def test_a_refusal_is_not_tried_again(bucket, monkeypatch):
 def test_reading_beyond_the_end_gives_what_is_there(bucket):
     path = location(f"{bucket}/short")
     write_text(path, "0123456789")
-    parts = RemoteFiles(UPath(bucket)).read("short", [Range(2, 3), Range(8, 10), Range(20, 5)])
+    parts = RemoteFiles(UPath(bucket)).read("short", [Range(2, 3), Range(8, 10), Range(200, 5)])
     assert [bytes(part) for part in parts] == [b"234", b"89", b""]
 
 
