@@ -110,7 +110,7 @@ def shards_build(
     the index's quarantine list with their reason; above shards.max_quarantined_share the build fails. A build that was
     stopped goes on, and one whose archive has grown adds to what is there.
     """
-    from cluster.verbs import run_build_verb
+    from cluster.shards import run_build_verb
     from maetrain.recipes.load import load_recipe
 
     config = load_recipe(recipe, overrides).shards

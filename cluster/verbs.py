@@ -11,12 +11,9 @@ from cluster.pipeline import fit_channels, make_setup, pretrain_and_export
 from cluster.pretrain import check_setup, fit_workers
 from cluster.reporting import check_encoder
 from cluster.session import ray_session
-from cluster.shards import build_shards, read_archive_on_ray
 from cluster.tracked import Tracking, tracked
 from data_shards.archive.identity import read_identity
 from data_shards.archive.layout import read_archive
-from data_shards.build import BuildConfig
-from data_shards.catalogue import CATALOGUE_NAME
 from data_shards.errors import InputError
 from data_shards.formats.index import ShardIndex
 from data_shards.splits import Split
@@ -31,8 +28,6 @@ from maetrain.report.inputs import ReportInputs
 from maetrain.report.page import write_report
 from maetrain.tracking.mlflow_tracker import open_experiment
 
-_LISTED = 20  # scans named one by one; the catalogue has all
-
 
 def _split(config: RunConfig, index: ShardIndex) -> Split:
     return split_of(index, config.split.test_share, config.split.monitor_subjects, config.split.seed)
@@ -42,28 +37,6 @@ def _tracking(out: Path, uri: str | None) -> Tracking:
     out.mkdir(parents=True, exist_ok=True)
     store = uri or tracking_uri(out)
     return Tracking(store, open_experiment(store, EXPERIMENT, None if uri else out / "mlartifacts"), "")
-
-
-def run_build_verb(source: Path, out: Path, config: BuildConfig, address: str | None) -> None:
-    if not source.is_dir():  # said before Ray starts
-        raise InputError(f"{source} is not a folder: give the folder that holds dataset.json or scans")
-    with ray_session(address):
-        archive = read_archive_on_ray(source, config)
-        persons = len({case.subject for case in archive.cases})
-        say(f"{archive.name}: {len(archive.cases)} scans of {persons} persons in {source}")
-        index = build_shards(archive, out, config)
-    for bad in index.quarantined[:_LISTED]:
-        say(f"quarantined: {bad.reason}")
-    for case, same_as in index.duplicates[:_LISTED]:
-        say(f"duplicate: {case} has the voxels of {same_as}")
-    num_more = max(0, len(index.quarantined) - _LISTED) + max(0, len(index.duplicates) - _LISTED)
-    if num_more:
-        say(f"and {num_more} more, see {out / CATALOGUE_NAME}")
-    num_bytes = sum(shard.bytes for shard in index.shards)
-    say(
-        f"{out}: {len(index.volumes)} volumes in {len(index.shards)} shards, {num_bytes / 1e6:.1f} MB; "
-        f"{len(index.duplicates)} duplicates dropped, {len(index.quarantined)} quarantined; index {index.sha256[:12]}"
-    )
 
 
 def run_pretrain_verb(

@@ -134,8 +134,8 @@ def build_shard(plan: ShardPlan, out_dir: Path, config: BuildConfig) -> ShardRes
 def finish_build(results: Iterable[ShardResult], out_dir: Path, archive: Archive, config: BuildConfig) -> ShardIndex:
     """Write catalogue and index over all results (in any order).
 
-    Equal scans count once: a labelled one before an unlabelled one, else the first by name. Shards of an earlier, larger
-    build in the same folder are removed. Raises InputError when too much is quarantined or nothing is left.
+    Equal scans count once: a labelled one before an unlabelled one, else the first by name. Shards of an earlier,
+    larger build in the same folder are removed. Raises InputError when too much is quarantined or nothing is left.
     """
     tables: dict[str, VolumeTable] = {}
     shards: dict[str, ShardInfo] = {}

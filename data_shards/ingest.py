@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from data_shards.archive.layout import Archive, ArchiveCase
-from data_shards.archive.volume import Volume, read_case_image, read_label, voxel_sha256
+from data_shards.archive.volume import Volume, read_case_image, read_case_label, voxel_sha256
 from data_shards.errors import VolumeError
 from data_shards.formats.encoding import Encoding
 from data_shards.formats.index import Quarantined
@@ -36,7 +36,7 @@ def ingest(
         label_DHW = None
         if case.label_path is not None:
             path = case.case if case.is_hashed else relative(case.label_path, archive.root)
-            label = read_label(case.label_path, image, len(archive.class_names))
+            label = read_case_label(case, image, len(archive.class_names))
             label_DHW = prepare_label(label, prepared.record)
     except VolumeError as error:
         return Quarantined(

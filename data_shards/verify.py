@@ -19,9 +19,10 @@ from data_shards.build import RESULTS_FOLDER
 from data_shards.catalogue import CATALOGUE_NAME
 from data_shards.errors import InputError
 from data_shards.formats.files import digest, size_bytes
-from data_shards.formats.index import ShardIndex, VolumeRecord
+from data_shards.formats.index import ShardIndex
 from data_shards.formats.reader import ShardReader, What, open_reader
 from data_shards.formats.sample import array_sha256
+from data_shards.formats.volumes import VolumeRecord
 
 
 @dataclass(frozen=True)
@@ -135,18 +136,22 @@ def _facts_of_zarr(index: ShardIndex, volume: VolumeRecord) -> tuple[Any, dict[s
 
 def _facts_of_tar(index: ShardIndex, volume: VolumeRecord) -> tuple[Any, dict[str, Any]]:
     """(JSON of the case, its arrays' zarr.json by name) of a tar. Checks the zips' own checksums."""
-    arrays = {}
+    arrays, group = {}, None
     # ignore_zeros: a damaged header costs its own member, not all that come after it
     with (index.root / volume.shard).open("rb") as file, tarfile.open(fileobj=file, ignore_zeros=True) as tar:
-
-        def member(ending: str) -> Any:
-            content = tar.extractfile(f"{volume.case}.{ending}")
+        for info in tar:  # in turn and no further than needed: a tar may be cut behind the case
+            case, _, ending = info.name.partition(".")
+            content = tar.extractfile(info) if case == volume.case else None
             if content is None:
-                raise InputError(f"{volume.case}.{ending} is no file")
-            return content
-
-        for what in volume.members:
-            with zipfile.ZipFile(member(f"{what}.zarr.zip")) as zipped:
+                continue
+            if ending == "json":
+                group = json.load(content)
+                break
+            what = ending.removesuffix(".zarr.zip")
+            with zipfile.ZipFile(content) as zipped:
                 arrays[what] = json.loads(zipped.read("zarr.json"))
                 zipped.read("/".join(["c", *"0" * (4 if what == "image" else 3)]))
-        return json.load(member("json")), arrays
+    absent = volume.members.keys() - arrays.keys()
+    if group is None or absent:
+        raise InputError(f"the tar has no {min(absent, default='json')} of it")
+    return group, arrays

@@ -22,7 +22,10 @@ from data_shards.errors import InputError
 
 def location(text: str | Path) -> Path:
     """A path of this machine, or of a bucket where `text` has a scheme (`s3://bucket/shards`)."""
-    return cast(Path, UPath(text)) if "://" in str(text) else Path(text)  # a UPath does what a Path does
+    if "://" not in str(text):
+        return Path(text)
+    # without fsspec's memory of listings: workers write where the driver has looked before
+    return cast(Path, UPath(text, use_listings_cache=False))  # a UPath does what a Path does
 
 
 def is_remote(path: Path) -> bool:
@@ -134,7 +137,6 @@ def _upload(source: Path, path: Path) -> None:
     if source.is_dir():  # an object is replaced at once, a folder keeps what isn't overwritten
         remove(path)
     path.fs.put(str(source), path.path, recursive=source.is_dir())
-    path.fs.invalidate_cache()
 
 
 def _fsync_tree(path: Path) -> None:

@@ -16,7 +16,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from data_shards.errors import InputError
 from data_shards.formats.encoding import Encoding
-from data_shards.formats.files import content_of, location, remove, write_bytes, write_text
+from data_shards.formats.files import content_of, is_remote, location, remove, write_bytes, write_text
 from data_shards.formats.volumes import VolumeTable
 from data_shards.preprocess import PreprocessConfig
 
@@ -90,10 +90,14 @@ class ShardIndex:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             version, stated_sha256 = content.pop("schema_version", None), content.pop("sha256", None)
-        except OSError:
+        except FileNotFoundError:
             raise InputError(f"{path} is not there: build the shards first, or give their folder") from None
         except (ValueError, AttributeError, TypeError, RecursionError) as error:
             raise InputError(f"{path} is not an index ({error}): build the shards again") from None
+        except Exception as error:  # no right to it, no credentials for its bucket, no network: of many classes
+            if not isinstance(error, OSError) and not is_remote(path):
+                raise
+            raise InputError(f"{path} can't be read ({error}): check its name and your rights") from None
         if version != SCHEMA_VERSION:
             raise InputError(f"{path} has schema version {version}, this program reads {SCHEMA_VERSION}: build again")
         try:

@@ -95,7 +95,8 @@ class ShardReader:
             self._open.popitem(last=False)
         volume = self.index.volumes.stored(i)
         shape: tuple[int, ...] = volume.shape_CDHW
-        dtype, fill, member, air = volume.dtype, volume.air, volume.image, stored_air_C(volume).reshape(-1, 1, 1, 1)
+        air: np.ndarray = stored_air_C(volume).reshape(-1, 1, 1, 1)
+        dtype, fill, member = volume.dtype, volume.air, volume.image
         if what == "label":
             if not volume.has_label:
                 raise InputError(f"{volume.case} has no label: choose labelled cases")

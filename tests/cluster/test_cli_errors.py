@@ -5,6 +5,7 @@ Ray is not started here: what can be known to be wrong is said before.
 
 import errno
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -195,7 +196,9 @@ def test_the_arm_mae_without_an_encoder_is_named(run: Run, index: ShardIndex, sm
 
 def test_a_garbled_index_is_named(run: Run, index: ShardIndex, tmp_path: Path) -> None:
     text = (index.root / "index.json").read_text()
-    (tmp_path / "index.json").write_text(text.replace("person_000", "person_999"))
+    (rows,) = index.root.glob("volumes-*.parquet")
+    shutil.copy(rows, tmp_path)
+    (tmp_path / "index.json").write_text(text.replace("background", "backdrop"))
     mistake(run("shards", "show", tmp_path), tmp_path / "index.json", "build the shards again")
     (tmp_path / "index.json").write_text(text[: len(text) // 2])
     mistake(run("shards", "verify", tmp_path), tmp_path / "index.json", "build the shards again")

@@ -4,13 +4,16 @@ import shutil
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from pydicom.encaps import encapsulate, get_frame
 from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLosslessSV1,
     RLELossless,
     SecondaryCaptureImageStorage,
 )
 
+from data_shards.archive.dicom_pixels import decode_frame
 from data_shards.archive.layout import read_archive
 from data_shards.archive.volume import read_case_image
 from data_shards.errors import VolumeError
@@ -79,6 +82,16 @@ def test_an_enhanced_file_is_the_same_volume_as_a_series(tmp_path):
     assert np.allclose(all_in_one.affine_4x4, classic.affine_4x4)
 
 
+@pytest.mark.parametrize("num_frames", [1, 7, 9])
+def test_an_enhanced_file_that_miscounts_its_frames_is_refused(tmp_path, num_frames):
+    file = enhanced()
+    file.NumberOfFrames = num_frames
+    file.PixelData += bytes(2 * SHAPE[0] * SHAPE[1])
+    file.save_as(tmp_path / "a", enforce_file_format=False)
+    with pytest.raises(VolumeError, match=f"has {num_frames} frames, but says for 8 where they lie"):
+        read_only(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("compressor", "syntax"), [("JPEG", JPEGLosslessSV1), ("JPEG2000", JPEG2000Lossless), ("RLE", RLELossless)]
 )
@@ -91,6 +104,22 @@ def test_compressed_slices_are_read(tmp_path, compressor, syntax):
         assert file.file_meta.TransferSyntaxUID == syntax
 
     assert np.array_equal(read_only(write_series(tmp_path, change=compress)).data[0], values_of())
+
+
+def test_a_compressed_slice_that_says_another_size_is_not_given_to_the_decoder(tmp_path):
+    file = slice_of(0)
+    packed_by_itk(file, "JPEG", tmp_path)
+    good = get_frame(file.PixelData, 0, number_of_frames=1)
+    place = good.index(b"\xff\xc3")  # frame header: length, bits, rows, columns
+    no_height = good[: place + 5] + bytes(2) + good[place + 7 :]
+    for stream, message in [
+        (no_height, "the compressed image is not of the size"),
+        (good[:-2] + good[place : place + 13] + good[-2:], "not one frame header"),
+        (good[2:], "not a JPEG stream"),
+    ]:
+        file.PixelData = encapsulate([stream])
+        with pytest.raises(ValueError, match=message):
+            decode_frame(file, 0, 1, (SHAPE[1], SHAPE[0]))
 
 
 def test_slope_and_intercept_hold_for_each_slice(tmp_path):
@@ -192,13 +221,12 @@ def test_broken_files_are_one_refused_series_that_counts_them(tmp_path):
 
 
 def test_a_deflated_file_is_not_expanded(tmp_path):
-    write_series(tmp_path, slices=(0,))
-    path = next(tmp_path.iterdir())
-    raw = path.read_bytes().replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.1.99")
-    raw = raw.replace(b"UI\x14\x001.2.840.10008.1.2.1.99", b"UI\x16\x001.2.840.10008.1.2.1.99")
-    path.write_bytes(raw)
+    def deflate(file, k):
+        file.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+
+    write_series(tmp_path, change=deflate)
     (case,) = read_archive(tmp_path, IDENTITY).cases
-    with pytest.raises(VolumeError, match="1 files of a folder are broken"):
+    with pytest.raises(VolumeError, match="8 files of a folder are broken"):
         read_case_image(case)
 
 

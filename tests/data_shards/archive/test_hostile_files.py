@@ -29,7 +29,7 @@ from data_shards.errors import InputError
 from tests.data_shards.archive.dicom_files import IDENTITY, enhanced, packed_by_itk, slice_of, write_series
 from tests.data_shards.helpers import place_code
 
-NUM_EXAMPLES = int(os.environ.get("MAETRAIN_FUZZ_EXAMPLES", "300"))
+NUM_EXAMPLES = int(os.environ.get("MAETRAIN_FUZZ_EXAMPLES", "200"))
 MAX_SECONDS = 5
 MAX_GROWTH_KIB = 512 * 1024
 SHAPE = (4, 5, 6)

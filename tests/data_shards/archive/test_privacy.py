@@ -4,7 +4,9 @@ import functools
 import logging
 import pickle
 import traceback
+import warnings
 
+import nibabel as nib
 import numpy as np
 import pytest
 from pydicom.datadict import DicomDictionary, dictionary_VR, keyword_for_tag
@@ -117,23 +119,29 @@ def test_no_message_about_a_series_quotes_it(folder, fault, capfd, caplog):
     assert_nothing_shows(error, shown, *capfd.readouterr(), caplog.text)
 
 
-@pytest.mark.parametrize(
-    "keyword",
-    [k for k in dicom_header.TECHNICAL if "Sequence" not in k and k not in ("FrameOfReferenceUID", "Modality")],
-)
+@pytest.mark.parametrize("keyword", ["SpecificCharacterSet", *dicom_header.TECHNICAL])
 def test_text_in_a_technical_element_is_not_quoted_either(folder, keyword, capfd, caplog):
     def change(file, k):
         vr = dictionary_VR(keyword).split(" ")[0]
         file.add_new(keyword, vr if vr in ("UI", "CS") else "LO", "XAVER ZYX4711")
 
     write_series(folder, change=change)
+    caplog.clear()
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        shown = list_and_read(folder)
+    assert_nothing_shows(*shown, *(warning.message for warning in warned), *capfd.readouterr(), caplog.text)
+
+
+def list_and_read(folder) -> list[str]:
+    """Everything a run would show of a folder."""
     shown = ["".join(repr(case) for case in read_archive(folder, IDENTITY).cases)]
     for case in read_archive(folder, IDENTITY).cases:
         try:
             read_case_image(case)
         except VolumeError as error:
             shown += traceback.format_exception(error)
-    assert_nothing_shows(*shown, *capfd.readouterr(), caplog.text)
+    return shown
 
 
 def test_without_a_salt_or_with_names_kept_dicom_is_refused(folder, tmp_path):
@@ -178,14 +186,22 @@ def test_hash_hides_the_names_of_files_and_persons_too(tmp_path, folder):
         assert "case_" not in repr(case)
 
 
-@pytest.mark.parametrize("name", ["Xaver.nii.gz", "Xaver.nrrd", "Xaver.mha"])
-def test_messages_about_hashed_files_hold_no_path_and_no_reason_of_a_library(folder, name):
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("Xaver.nii", nib.Nifti1Header().binaryblock[:344] + b"Xaver"[:4]),
+        ("Xaver.nrrd", b"NRRD0004\ndimension: Xaver\nsizes: 1 2\n\n"),
+        ("Xaver.mha", b"NDims = Xaver\nElementDataFile = LOCAL\n"),
+    ],
+)
+def test_messages_about_hashed_files_hold_no_path_and_no_reason_of_a_library(folder, name, content, capfd, caplog):
     folder.mkdir(parents=True)
-    (folder / name).write_bytes(b"NRRD0004\nXaver: ZYX4711\n\n")
+    (folder / name).write_bytes(content)
     (case,) = read_archive(folder, Identity("hash", IDENTITY.salt)).cases
     with pytest.raises(VolumeError) as caught:
         read_case_image(case)
-    assert_nothing_shows(*traceback.format_exception(caught.value))
+    assert_nothing_shows(*traceback.format_exception(caught.value), *capfd.readouterr(), caplog.text)
+    assert "Xave" not in caplog.text
     assert str(caught.value).startswith(f"{case.case}: can't be read as")
     with pytest.raises(VolumeError, match=rf"{name}: can't be read as \w+ \("):
         read_case_image(read_archive(folder).cases[0])

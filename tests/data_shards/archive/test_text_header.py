@@ -1,5 +1,8 @@
 """NRRD and MetaImage beside what SimpleITK writes and reads."""
 
+import resource
+import zlib
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -184,6 +187,15 @@ def test_a_packed_file_that_expands_to_more_or_less_is_refused(tmp_path, ending)
         path.write_bytes(raw[:place] + bytes([raw[place] ^ 1]) + raw[place + 1 :])
         with pytest.raises(VolumeError, match="can't be read"):
             read_image([path])
+
+
+def test_a_packed_file_is_not_expanded_beyond_what_its_header_needs(tmp_path):
+    head = META.replace("CompressedData = False", "CompressedData = True").encode()
+    (tmp_path / "a.mha").write_bytes(head + zlib.compress(bytes(1 << 27), 9))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(VolumeError, match="more than the header promises"):
+        read_image([tmp_path / "a.mha"])
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 * 1024  # KiB
 
 
 @pytest.mark.parametrize("ending", [".nrrd", ".mha"])

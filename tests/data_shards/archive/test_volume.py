@@ -125,6 +125,7 @@ def with_header(**fields) -> bytes:
     [
         pytest.param({"dim": [3, 32767, 32767, 32767, 1, 1, 1, 1]}, "more than the file can hold", id="10^13 voxels"),
         pytest.param({"dim": [7] + [32767] * 7}, "more than the file can hold", id="10^31 voxels"),
+        pytest.param({"dim": [3, 1024, 1024, 1024, 1, 1, 1, 1]}, "more than the file can hold", id="two gigabytes"),
         pytest.param({"dim": [3, 5, 6, 8, 1, 1, 1, 1]}, "promises 240 voxels|ends after", id="one slice too many"),
         pytest.param({"dim": [3, 5, 0, 7, 1, 1, 1, 1]}, "is impossible", id="no rows"),
         pytest.param({"dim": [3, -5, -6, 7, 1, 1, 1, 1]}, "is impossible", id="negative"),

@@ -182,8 +182,7 @@ def test_workers_that_live_shortly_do_not_outgrow_the_limit(tmp_path, monkeypatc
     """Each is a process of its own and writes less than what makes a check due."""
     limit = 256 * (RANGE_BYTES + 3 * 4096)
     cache, source = cache_in(tmp_path, limit)
-    read(cache, source, "a/first", [0])
-    pickled, num_workers = pickle.dumps(cache), 2 * limit // 4096
+    pickled, num_workers = pickle.dumps(cache), limit // 4096 + 100
     for worker in range(num_workers):
         monkeypatch.setattr("data_shards.formats.disk_cache.os.getpid", lambda pid=worker: pid)
         read(pickle.loads(pickled), source, f"a/{worker}", [0])

@@ -1,6 +1,11 @@
 """World, partition and shuffle together: who reads what, when."""
 
+import itertools
+
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data_shards.order.partition import positions
 from data_shards.order.shuffle import EpochOrder
@@ -54,3 +59,62 @@ def test_impossible_orders_are_refused():
     for broken in (lambda: EpochOrder(0, 0), lambda: EpochOrder(3, 0).at(-1), lambda: positions(-1, 1, World())):
         with pytest.raises(ValueError):
             broken()
+
+
+def positions_of_all(seen: int, micro: int, size: int, num_steps: int) -> np.ndarray:
+    """(steps, ranks, micro) positions that a world reads from `seen` on."""
+    steps = [
+        [positions(seen + step * micro * size, micro, World(rank, size)) for rank in range(size)]
+        for step in range(num_steps)
+    ]
+    return np.array([[list(of_rank) for of_rank in step] for step in steps])
+
+
+@pytest.mark.parametrize("micro", [1, 2, 5])
+def test_from_1_to_257_ranks_each_step_takes_the_next_positions_and_nothing_else(micro):
+    for size in range(1, 258):
+        seen = 7 * size + 3  # a run that stopped in another world, within an epoch
+        read = positions_of_all(seen, micro, size, num_steps=2)
+        assert read.shape == (2, size, micro)
+        assert np.array_equal(read.ravel(), np.arange(seen, seen + 2 * micro * size)), size
+
+
+NUM_POSITIONS = 257 * 5 * 2
+
+
+@pytest.mark.parametrize(("num_volumes", "crops_per_volume"), [(1, 1), (23, 1), (23, 3), (5, 7), (300, 2), (1, 4)])
+def test_from_1_to_257_ranks_every_sample_comes_once_an_epoch_in_one_global_order(num_volumes, crops_per_volume):
+    num_samples = num_volumes * crops_per_volume
+    order = EpochOrder(num_volumes, 3, crops_per_volume)
+    alone = np.array([order.at(p) for p in range(NUM_POSITIONS)])
+    assert np.array_equal(alone[:, 0], np.arange(NUM_POSITIONS) // num_samples)
+    for epoch in range(NUM_POSITIONS // num_samples):
+        of_epoch = alone[epoch * num_samples : (epoch + 1) * num_samples, 1]
+        assert np.array_equal(np.sort(of_epoch), np.arange(num_samples))
+        # crops of a volume are neighbours, in turn
+        volumes = of_epoch.reshape(num_volumes, crops_per_volume)
+        assert np.array_equal(volumes % crops_per_volume, np.tile(np.arange(crops_per_volume), (num_volumes, 1)))
+        assert (volumes // crops_per_volume == volumes[:, :1] // crops_per_volume).all()
+    for size, micro in itertools.product([1, 2, 3, 64, 255, 256, 257], [1, 2, 5]):
+        num_steps = NUM_POSITIONS // (micro * size)
+        read = positions_of_all(0, micro, size, num_steps)
+        for rank in {0, size // 2, size - 1}:  # each rank has an order of its own and walks it alone
+            own = EpochOrder(num_volumes, 3, crops_per_volume)
+            walked = np.array([own.at(int(p)) for p in read[:, rank].ravel()])
+            assert np.array_equal(walked, alone[read[:, rank].ravel()]), (size, micro, rank)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    st.integers(1, 40), st.integers(1, 4), st.lists(st.tuples(st.integers(1, 257), st.integers(1, 6)), max_size=6)
+)
+def test_a_run_resumed_again_and_again_on_other_world_sizes_reads_one_order(num_volumes, crops_per_volume, worlds):
+    """Each of `worlds` is (size, micro batch) of a part of the run, of one step."""
+    seen, read = 0, []
+    for size, micro in worlds:
+        for rank in range(size):
+            order = EpochOrder(num_volumes, 8, crops_per_volume)
+            read += [order.at(p) for p in positions(seen, micro, World(rank, size))]
+        seen += size * micro
+    alone = EpochOrder(num_volumes, 8, crops_per_volume)
+    assert read == [alone.at(p) for p in range(seen)]
