@@ -12,7 +12,9 @@ faster.
 - webdataset: whole-volume readers with two workers, one crop a visit; webdataset, Mosaic Streaming, LitData, MONAI
 - loader: our loader with two workers beside two processes that only read
 - build: scan to shard beside nnU-Net v2's preprocessing, one core
+- s3: bytes and requests of one epoch of crops out of a bucket on this machine
 - index: a million synthetic scans: opening, memory, the places of 1024 ranks
+- resume: a loader that starts in the middle of an epoch of a million scans
 """
 
 import argparse
@@ -25,9 +27,11 @@ from pathlib import Path
 import torch
 
 from benchmarks.machine import add_write_option, append_result, describe
+from benchmarks.shards_bucket import fetch_epoch
 from benchmarks.shards_building import build_scans
 from benchmarks.shards_index import measure_index
 from benchmarks.shards_reading import read_crops
+from benchmarks.shards_resume import measure_resume
 from benchmarks.shards_rounds import Result, Settings
 from benchmarks.shards_streaming import load_batches, read_whole_volumes
 from benchmarks.shards_volumes import SETS, ScanSet, open_set
@@ -37,8 +41,12 @@ PARTS_OF_A_SET: dict[str, Callable[[ScanSet, Settings], Result]] = {
     "webdataset": read_whole_volumes,
     "loader": load_batches,
     "build": build_scans,
+    "s3": fetch_epoch,
 }
-PARTS_ALONE: dict[str, Callable[[int, Path, Settings], Result]] = {"index": measure_index}
+PARTS_ALONE: dict[str, Callable[[int, Path, Settings], Result]] = {
+    "index": measure_index,
+    "resume": measure_resume,
+}
 PARTS = (*PARTS_OF_A_SET, *PARTS_ALONE)
 PACKAGES = (
     "numpy", "numcodecs", "zarr", "zarrs", "tensorstore", "blosc2", "nnunetv2", "webdataset", "mosaicml-streaming",

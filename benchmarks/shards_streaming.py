@@ -18,7 +18,7 @@ from data_shards.formats.reader import ShardReader, open_reader
 from data_shards.loading.pretrain import pretrain_batches
 from data_shards.order.world import World
 
-MICRO_BATCH = 2
+MICRO_BATCH = 8
 
 
 def read_whole_volumes(scans: ScanSet, settings: Settings) -> Result:
@@ -53,7 +53,7 @@ def load_batches(scans: ScanSet, settings: Settings) -> Result:
             f"### loader: {scans.name}, crops of {size_DHW}",
             "",
             f"- `pretrain_batches`, {NUM_WORKERS} workers, batch {MICRO_BATCH}: {spread(duel.ours, '.1f')} crops/s",
-            f"- {NUM_WORKERS} processes that only call `reader.crop`: {spread(duel.peer, '.1f')} crops/s",
+            f"- {NUM_WORKERS} processes that only call `reader.stored_crop`: {spread(duel.peer, '.1f')} crops/s",
             f"- loader / bare reading: {spread(duel.ratios)}",
             "",
         ]
@@ -111,10 +111,10 @@ def _bare_rate(index: ShardIndex, size_DHW: Triple, settings: Settings, number: 
 
 def _only_read(reader: ShardReader, size_DHW: Triple, seconds: float, seed: int, gate: Any, answers: Any) -> None:
     crops = draw_crops([volume.shape_DHW for volume in reader.index.volumes], size_DHW, 1000, seed)
-    reader.crop(*crops[0], size_DHW)
+    reader.stored_crop(*crops[0], size_DHW)
     gate.wait()
     started, count = time.perf_counter(), 0
     while (taken := time.perf_counter() - started) < seconds:
-        reader.crop(*crops[count % len(crops)], size_DHW)
+        reader.stored_crop(*crops[count % len(crops)], size_DHW)
         count += 1
     answers.put(count / taken)

@@ -129,6 +129,13 @@ def _ct_archive(archive: Path, shape_XYZ: Triple, num_scans: int) -> str:
     return f"{num_scans} drawn CT-like scans, {' x '.join(map(str, shape_XYZ))}"
 
 
+def write_small_archive(archive: Path, shape_XYZ: Triple, num_scans: int) -> Path:
+    """A tree of drawn MR-like scans of any size."""
+    for number in range(num_scans):
+        _write_nifti(archive / f"drawn_{number}.nii.gz", draw_mr(shape_XYZ, number), (1.0, 1.0, 1.0))
+    return archive
+
+
 def draw_mr(shape_XYZ: Triple, number: int) -> np.ndarray:
     """A textured, noisy ellipsoid, int16, with nothing around it: as rough in its voxels as a stripped brain."""
     rng = stream(0, "mr", number)

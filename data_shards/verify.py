@@ -136,22 +136,22 @@ def _facts_of_zarr(index: ShardIndex, volume: VolumeRecord) -> tuple[Any, dict[s
 
 def _facts_of_tar(index: ShardIndex, volume: VolumeRecord) -> tuple[Any, dict[str, Any]]:
     """(JSON of the case, its arrays' zarr.json by name) of a tar. Checks the zips' own checksums."""
-    arrays, group = {}, None
+    found: dict[str, Any] = {}
+    wanted = {"json", *volume.members}
     # ignore_zeros: a damaged header costs its own member, not all that come after it
     with (index.root / volume.shard).open("rb") as file, tarfile.open(fileobj=file, ignore_zeros=True) as tar:
-        for info in tar:  # in turn and no further than needed: a tar may be cut behind the case
+        for info in tar:
             case, _, ending = info.name.partition(".")
-            content = tar.extractfile(info) if case == volume.case else None
+            name = ending.removesuffix(".zarr.zip")
+            content = tar.extractfile(info) if case == volume.case and name in wanted else None
             if content is None:
                 continue
-            if ending == "json":
-                group = json.load(content)
-                break
-            what = ending.removesuffix(".zarr.zip")
-            with zipfile.ZipFile(content) as zipped:
-                arrays[what] = json.loads(zipped.read("zarr.json"))
-                zipped.read("/".join(["c", *"0" * (4 if what == "image" else 3)]))
-    absent = volume.members.keys() - arrays.keys()
-    if group is None or absent:
-        raise InputError(f"the tar has no {min(absent, default='json')} of it")
-    return group, arrays
+            if name == "json":
+                found[name] = json.load(content)
+            else:
+                with zipfile.ZipFile(content) as zipped:
+                    found[name] = json.loads(zipped.read("zarr.json"))
+                    zipped.read("/".join(["c", *"0" * (4 if name == "image" else 3)]))
+            if wanted == found.keys():  # looks no further: what comes behind may be damaged
+                return found.pop("json"), found
+    raise InputError(f"the tar has no {min(wanted - found.keys())} of it")

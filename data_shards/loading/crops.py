@@ -110,9 +110,9 @@ class CropSet(Dataset[Answer]):
                 continue
             for rng, crop in zip(rngs, into, strict=True):
                 self._mirror(rng, crop)
-            stored = self.volumes.stored(i)
+            scale, offset, case = (self.volumes.column(name)[i].as_py() for name in ("scale", "offset", "case"))
             seeds = [stream_seed(seed, "mask", epoch, name) for name in names]
-            return [Sample(stored.scale, stored.offset, of, stored.case, tuple(damage)) for of in seeds]
+            return [Sample(scale, offset, of, case, tuple(damage)) for of in seeds]
         raise ShardError(f"{_MAX_ATTEMPTS} volumes in a row can't be read, the last: {damage[-1]}")
 
     def _start(self, rng: np.random.Generator, i: int) -> Triple:
@@ -123,6 +123,8 @@ class CropSet(Dataset[Answer]):
         return anatomy_start(rng, grid, self.recipe.crop_DHW, self.recipe.min_foreground)
 
     def _mirror(self, rng: np.random.Generator, crop_CDHW: np.ndarray) -> None:
+        if not any(self.recipe.mirror):
+            return
         is_flipped = rng.random(3) < 0.5
         axes = tuple(axis + 1 for axis in range(3) if self.recipe.mirror[axis] and is_flipped[axis])
         if axes:

@@ -183,7 +183,7 @@ def test_any_flipped_bit_of_chunks_and_facts_in_a_tar_names_its_case_and_no_bit_
     assert len(spans) == 3 * (2 + 1 + 3)
     ranges = [member for volume in index.volumes for member in volume.members.values()]
     spans += [(offset, offset + size) for offset, size, _ in ranges]
-    for place in range(0, len(whole), 23):
+    for place in range(0, len(whole), 101):
         flip(path, place)
         damages = named(index.root)
         owner = f"case_{sum(start <= place for start in starts) - 1}"

@@ -25,7 +25,7 @@ def times(folder: Path) -> dict[str, int]:
     """Modification times, in ns, of every file of every shard that has a stored result."""
     finished = [path.name.removesuffix(".json") for path in (folder / ".build").glob("shard-*.json")]
     places = [place for name in finished for place in (folder / name, *(folder / name).rglob("*"))]
-    return {place.relative_to(folder).as_posix(): place.stat().st_mtime_ns for place in places}
+    return {place.relative_to(folder).as_posix(): place.stat().st_mtime_ns for place in places if place.exists()}
 
 
 def cases_on_disk(folder: Path) -> Counter[str]:

@@ -79,7 +79,7 @@ def test_without_a_wish_the_start_is_the_plain_one():
 def test_the_first_of_sixteen_draws_that_holds_enough_is_taken_or_the_best():
     crop, grid = (10, 10, 10), ForegroundGrid(pack_foreground(mask(0.2)), SHAPE)
     kinds = set()
-    for name, wish in itertools.product(range(60), (0.3, 0.6, 1.0)):
+    for name, wish in itertools.product(range(60), (0.25, 0.5, 1.0)):
         rng = stream(0, "t", name)
         draws = [crop_start(rng, SHAPE, crop) for _ in range(16)]
         shares = [grid.share(start, crop) for start in draws]

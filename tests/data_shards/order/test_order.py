@@ -105,9 +105,7 @@ def test_from_1_to_257_ranks_every_sample_comes_once_an_epoch_in_one_global_orde
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
-@given(
-    st.integers(1, 40), st.integers(1, 4), st.lists(st.tuples(st.integers(1, 257), st.integers(1, 6)), max_size=6)
-)
+@given(st.integers(1, 40), st.integers(1, 4), st.lists(st.tuples(st.integers(1, 257), st.integers(1, 6)), max_size=6))
 def test_a_run_resumed_again_and_again_on_other_world_sizes_reads_one_order(num_volumes, crops_per_volume, worlds):
     """Each of `worlds` is (size, micro batch) of a part of the run, of one step."""
     seen, read = 0, []
