@@ -7,7 +7,7 @@ DATA   ?=
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format constraints clean bench-model
+.PHONY: help install demo test check format constraints clean bench-model bench-shards
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -18,7 +18,7 @@ install: $(READY) ## make .venv and install everything at the pinned versions
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench,s3]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,jpeg,s3]'
 	touch $@
 
 demo: install    ## archive to report; DATA=folder in MSD or nnU-Net layout, OUT=folder, SET="key=value ..."
@@ -31,6 +31,14 @@ bench-model: install ## step times beside MONAI's networks, CPU, 7 min; WRITE=fi
 	$(BIN)/python -m benchmarks.model --crop 64 $(if $(WRITE),--write "$(WRITE)")
 	$(BIN)/python -m benchmarks.model --crop 96 --rounds 3 --only dense visible segmentation swinunetr $(if $(WRITE),--write "$(WRITE)")
 	$(BIN)/python -m benchmarks.model --crop 128 --only dense visible $(if $(WRITE),--write "$(WRITE)")
+
+# in an environment of its own: the peers' pins would not fit beside ours
+bench-shards:    ## shards beside blosc2, tensorstore, Mosaic, LitData, MONAI, nnU-Net; CPU, 40 min; WRITE=file ARGS="--only reader"
+	$(PYTHON) -m venv $(VENV)-bench
+	$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/requirements-shards.txt
+	$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt 'moto[s3,server]'
+	OMP_NUM_THREADS=1 $(VENV)-bench/bin/python -m benchmarks.shards $(if $(WRITE),--write "$(WRITE)") $(ARGS)
 
 check: install   ## format, lint, types, import rule
 	$(BIN)/ruff format --check .
