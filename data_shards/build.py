@@ -8,6 +8,7 @@ a time per worker, and the rows of the index in the driver.
 
 import functools
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from data_shards.archive.identity import Identity, PrivacyConfig
-from data_shards.archive.layout import Archive, read_archive
+from data_shards.archive.layout import Archive, ArchiveCase, read_archive
 from data_shards.catalogue import CATALOGUE_NAME, catalogue
 from data_shards.errors import InputError
 from data_shards.formats import webdataset_shards, zarr_shards
@@ -126,6 +127,10 @@ def build_shard(plan: ShardPlan, out_dir: Path, config: BuildConfig) -> ShardRes
     if not records:
         remove(shard_path)
     result = ShardResult(plan.name, plan.fingerprints, shard if records else None, tuple(records), tuple(quarantined))
+    if not all(
+        _is_unchanged(*pair, plan, config.settings()) for pair in zip(plan.cases, plan.fingerprints, strict=True)
+    ):
+        return result  # and the next build makes this shard again, should the files be as they were or not
     text = _RESULT.dump_json(result).decode()
     write_text(_result_path(plan.name, out_dir), f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}\n")
     return result
@@ -198,7 +203,7 @@ def _samples(
     settings = config.settings()
     for case, mark in zip(plan.cases, plan.fingerprints, strict=True):
         outcome = ingest(case, plan.archive, config.preprocess, config.encoding)
-        if fingerprint(case, plan.archive, settings) != mark:
+        if not _is_unchanged(case, mark, plan, settings):
             name = case.source or case.case
             outcome = Quarantined(case.case, name, f"{name}: changed while shards were built: run the build again")
         if isinstance(outcome, Quarantined):
@@ -207,6 +212,10 @@ def _samples(
             sample, record = outcome
             records.append(record)
             yield sample
+
+
+def _is_unchanged(case: ArchiveCase, mark: str, plan: ShardPlan, settings: str) -> bool:
+    return fingerprint(case, plan.archive, settings) == mark
 
 
 def _decided(preprocess: PreprocessConfig, archive: Archive) -> PreprocessConfig:
@@ -234,8 +243,10 @@ def _finished(name: str, out_dir: Path) -> ShardResult | None:
 
 
 def _remove_leftovers(out_dir: Path, names: set[str]) -> None:
-    for result_path in (out_dir / RESULTS_FOLDER).glob("shard-*.json"):
-        name = result_path.name.removesuffix(".json")
-        if name not in names:
-            remove(out_dir / name)
-            remove(result_path)
+    """Shards that are not of this build, and what killed writers left of theirs."""
+    results = out_dir / RESULTS_FOLDER
+    wanted = {*names, *(f"{name}.json" for name in names)}
+    for folder, pattern in itertools.product((out_dir, results), ("shard-*", ".tmp-*")):
+        for path in folder.glob(pattern):
+            if path.name not in wanted:
+                remove(path)

@@ -40,12 +40,14 @@ def plan_shards(
     `finished` gives the case fingerprints of each shard that is there.
     """
     by_fingerprint = {fingerprint(case, archive, settings): case for case in archive.cases}
-    kept = {
-        name: tuple(fingerprints)
-        for name, fingerprints in finished.items()
-        if name.endswith(suffix) and all(mark in by_fingerprint for mark in fingerprints)
-    }
-    placed = {mark for marks in kept.values() for mark in marks}
+    kept: dict[str, tuple[str, ...]] = {}
+    placed: set[str] = set()
+    for name, fingerprints in sorted(finished.items()):
+        marks = tuple(fingerprints)
+        # a case that went and came back may stand in two finished shards
+        if name.endswith(suffix) and by_fingerprint.keys() >= set(marks) and placed.isdisjoint(marks):
+            kept[name] = marks
+            placed.update(marks)
     plans = [_plan(archive, name, marks, by_fingerprint, True) for name, marks in kept.items()]
     waiting = [mark for mark in by_fingerprint if mark not in placed]
     number = 0

@@ -208,6 +208,9 @@ class StoredArray:
                 array[box] = decoded[number][part]
 
     def _decode(self, payload: Bytes, chunk: np.ndarray) -> None:
+        # blosc fills a larger array in part and says nothing; bytes 4 to 8 of its header are the decoded size
+        if int.from_bytes(payload[4:8], "little") != chunk.nbytes:
+            raise ShardError(f"{self.file}: its chunks are of another shape or type than the index says: build again")
         try:
             blosc2.decompress(payload, chunk)  # blosc 1 buffers too; its checksum behind it is not looked at
         except (RuntimeError, ValueError) as error:

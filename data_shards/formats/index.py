@@ -148,7 +148,7 @@ def _load_rows(folder: Path, sha256: str) -> VolumeTable:
     path = folder / _rows_name(sha256)
     try:
         content = content_of(path)
-    except OSError:
+    except (OSError, ValueError):
         raise InputError(f"{path} is not there, though the index names it: restore it or build again") from None
     if hashlib.sha256(content).hexdigest() != sha256:
         raise InputError(f"{path} does not match the hash in the index, it was edited or damaged: build again")

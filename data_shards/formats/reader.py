@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from upath import UPath
 
-from data_shards.errors import InputError
+from data_shards.errors import InputError, ShardError
 from data_shards.formats import webdataset_shards, zarr_shards
 from data_shards.formats.disk_cache import CacheConfig, DiskCache, cache_from_environment
 from data_shards.formats.encoding import StoredArray
@@ -32,6 +32,7 @@ class ShardReader:
     def __init__(self, index: ShardIndex, storage: Storage) -> None:
         self.index = index
         self.storage = storage
+        self._shards = frozenset(shard.name for shard in index.shards)
         self._open: OrderedDict[tuple[int, What], tuple[StoredArray, np.ndarray]] = OrderedDict()
 
     def read(self, i: int, what: What = "image") -> np.ndarray:
@@ -94,6 +95,12 @@ class ShardReader:
         if len(self._open) >= _MAX_OPEN_ARRAYS:
             self._open.popitem(last=False)
         volume = self.index.volumes.stored(i)
+        is_ours = volume.dtype == self.index.encoding.dtype and volume.shard in self._shards
+        if not is_ours or min(volume.shape_CDHW) < 1:
+            raise ShardError(
+                f"{volume.case}: {volume.dtype} {volume.shape_CDHW} in {volume.shard!r} can't be in these shards: "
+                "build again"
+            )
         shape: tuple[int, ...] = volume.shape_CDHW
         air: np.ndarray = stored_air_C(volume).reshape(-1, 1, 1, 1)
         dtype, fill, member = volume.dtype, volume.air, volume.image

@@ -139,7 +139,10 @@ class LocalFiles:
         else:
             while len(self._handles) >= _MAX_OPEN_FILES:
                 self._close(next(iter(self._handles)))
-            self._handles[file] = os.open(self.root / file, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                self._handles[file] = os.open(self.root / file, os.O_RDONLY | os.O_CLOEXEC)
+            except ValueError:  # a NUL in the name
+                raise OSError(f"{file!r} is no name of a file") from None
         return self._handles[file]
 
     def _close(self, file: str) -> None:

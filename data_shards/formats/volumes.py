@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ConfigDict
 
+from data_shards.errors import InputError
 from data_shards.formats.encoding import Member
 
 _SHAPE = pa.list_(pa.int32(), 4)
@@ -163,7 +164,10 @@ class VolumeTable(Sequence[VolumeRecord]):
         """One column; it stays in memory."""
         if name not in self._columns:
             table = self._rows if self._rows is not None else self._read([name])
-            self._columns[name] = table.column(name).combine_chunks()
+            column = table.column(name).combine_chunks()
+            if _num_nulls(column) and not name.endswith("_sha256"):
+                raise InputError(f"the index has rows without {name}: build the shards again")
+            self._columns[name] = column
         return self._columns[name]
 
     def matrix(self, name: str) -> np.ndarray:
@@ -231,7 +235,16 @@ class VolumeTable(Sequence[VolumeRecord]):
 
     def _read(self, names: list[str]) -> pa.Table:
         assert self._content is not None
-        return pq.read_table(pa.BufferReader(self._content), columns=names, use_threads=False)
+        try:
+            return pq.read_table(pa.BufferReader(self._content), columns=names, use_threads=False)
+        except pa.ArrowException as error:
+            raise InputError(f"the index's rows can't be read ({' '.join(str(error).split())}): build again") from None
+
+
+def _num_nulls(column: pa.Array) -> int:
+    """Cells without a value, those inside lists too."""
+    is_list = pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type)
+    return column.null_count + (column.flatten().null_count if is_list else 0)
 
 
 def _from_bytes(content: bytes, sha256: str) -> VolumeTable:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from data_shards.errors import ShardError
 from data_shards.formats.reader import ShardReader, stored_air_C
 from data_shards.order.crops import cut
 
@@ -20,13 +21,14 @@ class CropSource:
         shapes = reader.index.volumes.matrix("shape_CDHW")[np.unique(pool)]
         self.is_cached = 2 * int(shapes.prod(axis=1, dtype=np.int64).sum()) <= cache_bytes  # 2 bytes a voxel
         self._images: dict[int, np.ndarray] = {}
+        self._damaged: set[int] = set()
         self._scratch: np.ndarray | None = None
 
     def read(
         self, i: int, starts_DHW: Sequence[Sequence[int]], size_DHW: Sequence[int], into: Sequence[np.ndarray]
     ) -> None:
         """Write crops of volume `i` into the arrays `into`, as `ShardReader.stored_crops` does."""
-        if not self.is_cached:
+        if not self._keeps(i):
             if len(into) > 1:
                 self.reader.stored_crops(i, starts_DHW, size_DHW, into=into)
                 return
@@ -37,9 +39,16 @@ class CropSource:
             self.reader.stored_crops(i, starts_DHW, size_DHW, into=[self._scratch])
             into[0][...] = self._scratch
             return
-        volume = self.reader.index.volumes.stored(i)
-        if i not in self._images:
-            self._images[i] = self.reader.stored_crop(i, (0, 0, 0), volume.shape_CDHW[1:])
-        air_C = stored_air_C(volume)
+        air_C = stored_air_C(self.reader.index.volumes.stored(i))
         for start, crop in zip(starts_DHW, into, strict=True):
             crop[...] = cut(self._images[i], start, size_DHW, air_C)
+
+    def _keeps(self, i: int) -> bool:
+        """Whether volume `i` is in memory, now. A damaged one is read crop by crop: most of it may be whole."""
+        if self.is_cached and i not in self._images and i not in self._damaged:
+            try:
+                shape_DHW = self.reader.index.volumes.stored(i).shape_CDHW[1:]
+                self._images[i] = self.reader.stored_crop(i, (0, 0, 0), shape_DHW)
+            except ShardError:
+                self._damaged.add(i)
+        return i in self._images

@@ -1,6 +1,6 @@
 """(epoch, sample) -> one crop with its mask seed: a pure function, whichever process computes it.
 
-A volume that can't be read gives way to another one, drawn from (seed, epoch, volume, attempt): so a damaged shard
+A volume that can't be read gives way to another one, drawn from (seed, epoch, sample, attempt): so a damaged shard
 costs its own samples, the same ones give way on any number of ranks, and the loader counts them. C D H W voxels.
 """
 
@@ -98,28 +98,44 @@ class CropSet(Dataset[Answer]):
         return epoch, sample // self.recipe.crops_per_volume
 
     def _of_one_volume(self, epoch: int, volume: int, names: list[int], into: list[np.ndarray]) -> list[Sample]:
-        seed, damage, place = self.recipe.seed, list[str](), volume
+        try:
+            return self._read(epoch, names, into, int(self.pool[volume]), ())
+        except ShardError:
+            # one by one: which crops give way must not depend on which of them happen to be in one batch
+            return [self._read_or_replace(epoch, volume, name, crop) for name, crop in zip(names, into, strict=True)]
+
+    def _read_or_replace(self, epoch: int, volume: int, name: int, crop: np.ndarray) -> Sample:
+        damage: list[str] = []
+        i = int(self.pool[volume])
         for attempt in range(_MAX_ATTEMPTS):
-            i = int(self.pool[place])
-            rngs = [stream(seed, "crop", epoch, name) for name in names]
             try:
-                self.source.read(i, [self._start(rng, i) for rng in rngs], self.recipe.crop_DHW, into)
+                return self._read(epoch, [name], [crop], i, tuple(damage))[0]
             except ShardError as error:
                 damage.append(f"{self.volumes.column('case')[i]}: {error}")
-                place = int(stream(seed, "replace", epoch, volume, attempt).integers(len(self.pool)))
-                continue
-            for rng, crop in zip(rngs, into, strict=True):
-                self._mirror(rng, crop)
-            scale, offset, case = (self.volumes.column(name)[i].as_py() for name in ("scale", "offset", "case"))
-            seeds = [stream_seed(seed, "mask", epoch, name) for name in names]
-            return [Sample(scale, offset, of, case, tuple(damage)) for of in seeds]
+                i = int(self.pool[stream(self.recipe.seed, "replace", epoch, name, attempt).integers(len(self.pool))])
         raise ShardError(f"{_MAX_ATTEMPTS} volumes in a row can't be read, the last: {damage[-1]}")
+
+    def _read(
+        self, epoch: int, names: list[int], into: list[np.ndarray], i: int, damage: tuple[str, ...]
+    ) -> list[Sample]:
+        """Samples `names` of an epoch, out of the volume at place `i` of the index."""
+        seed = self.recipe.seed
+        rngs = [stream(seed, "crop", epoch, name) for name in names]
+        self.source.read(i, [self._start(rng, i) for rng in rngs], self.recipe.crop_DHW, into)
+        for rng, crop in zip(rngs, into, strict=True):
+            self._mirror(rng, crop)
+        scale, offset, case = (self.volumes.column(name)[i].as_py() for name in ("scale", "offset", "case"))
+        seeds = [stream_seed(seed, "mask", epoch, name) for name in names]
+        return [Sample(scale, offset, mask_seed, case, damage) for mask_seed in seeds]
 
     def _start(self, rng: np.random.Generator, i: int) -> Triple:
         _, d, h, w = self.volumes.matrix("shape_CDHW")[i].tolist()
         if not self.recipe.min_foreground:
             return crop_start(rng, (d, h, w), self.recipe.crop_DHW)
-        grid = ForegroundGrid(self.volumes.column("foreground")[i].as_py(), (d, h, w))
+        try:
+            grid = ForegroundGrid(self.volumes.column("foreground")[i].as_py(), (d, h, w))
+        except ValueError as error:
+            raise ShardError(f"the index: {error}: build the shards again") from None
         return anatomy_start(rng, grid, self.recipe.crop_DHW, self.recipe.min_foreground)
 
     def _mirror(self, rng: np.random.Generator, crop_CDHW: np.ndarray) -> None:

@@ -34,7 +34,10 @@ class ForegroundGrid:
     def __init__(self, packed: bytes, shape_DHW: Sequence[int]) -> None:
         blocks = [math.ceil(n / BLOCK) for n in shape_DHW]
         try:
-            bits = np.unpackbits(np.frombuffer(zlib.decompress(packed), dtype=np.uint8), count=math.prod(blocks))
+            raw = zlib.decompress(packed)
+            if len(raw) != math.ceil(math.prod(blocks) / 8):
+                raise ValueError(f"{len(raw)} bytes for {math.prod(blocks)} blocks")
+            bits = np.unpackbits(np.frombuffer(raw, dtype=np.uint8), count=math.prod(blocks))
             self.is_foreground_DHW = bits.reshape(blocks).astype(bool)
         except (zlib.error, ValueError) as error:
             raise ValueError(f"no foreground grid of {tuple(shape_DHW)} voxels ({error})") from None

@@ -35,7 +35,8 @@ def test_an_index_comes_back_equal_and_knows_its_folder(tmp_path):
     loaded = ShardIndex.load(tmp_path)
     assert loaded == INDEX and loaded.root == tmp_path and loaded.sha256 == INDEX.sha256
     assert loaded.volumes[0] == VOLUME and loaded.volumes[0].shape_DHW == (2, 3, 4)
-    assert [p.name for p in sorted(tmp_path.iterdir())] == ["index.json", f"volumes-{INDEX.volumes.sha256[:12]}.parquet"]
+    rows = f"volumes-{INDEX.volumes.sha256[:12]}.parquet"
+    assert [p.name for p in sorted(tmp_path.iterdir())] == ["index.json", rows]
 
 
 def test_saving_again_takes_the_old_rows_away(tmp_path):

@@ -42,7 +42,8 @@ def samples(dtype: str = "float16") -> list[ShardSample]:
     image = (100 * rng.normal(size=(2, 40, 33, 20))).astype(dtype)
     label = rng.integers(0, 3, (40, 33, 20)).astype(np.uint8)
     air = float(image.min())
-    return [ShardSample("a", image, label, air, {"case": "a"}), ShardSample("b", image[:, ::2], None, air, {"case": "b"})]
+    unlabelled = ShardSample("b", image[:, ::2], None, air, {"case": "b"})
+    return [ShardSample("a", image, label, air, {"case": "a"}), unlabelled]
 
 
 def test_every_voxel_of_every_volume_is_where_it_was(index):
