@@ -31,9 +31,11 @@ def volumes(request) -> VolumeTable:
     table = VolumeTable.of(RECORDS)
     if request.param == "file":
         return VolumeTable.from_parquet(table.serialized, table.sha256)
-    return VolumeTable.join([VolumeTable.of(RECORDS[:3]), VolumeTable.of([]), VolumeTable.of(RECORDS[3:])]) if (
-        request.param == "parts"
-    ) else table
+    return (
+        VolumeTable.join([VolumeTable.of(RECORDS[:3]), VolumeTable.of([]), VolumeTable.of(RECORDS[3:])])
+        if (request.param == "parts")
+        else table
+    )
 
 
 def test_records_come_back_by_place_slice_and_in_turn(volumes):
