@@ -39,12 +39,13 @@ def measure_resume(rows: int, out: Path, settings: Settings) -> Result:
         seconds.append(time.perf_counter() - started)
         equal &= resumed.keys == walked.keys and torch.equal(resumed.volume_BCDHW, walked.volume_BCDHW)
         equal &= torch.equal(resumed.seeds_B, walked.seeds_B)
+    verdict = "equal to" if equal else "DIFFERENT FROM"
     return Result(
         lines=[
             f"### resume: at sample {middle:,} of an epoch of {rows:,}",
             "",
             f"- index opened and first batch of {MICRO_BATCH} read: {spread(seconds[1:], '.2f')} s",
-            f"- first batch {'equal to' if equal else 'DIFFERENT FROM'} that of the run that read all {middle:,} before",
+            f"- first batch {verdict} that of the run that read all {middle:,} before",
             "",
         ],
         failed=[] if equal else ["resume: the first batch differs"],

@@ -99,7 +99,7 @@ def make_setup(config: RunConfig, index: ShardIndex, pool: tuple[str, ...], run_
 
 def pretrain_stage(config: RunConfig, index: ShardIndex, pool: tuple[str, ...], out: Path) -> Stage:
     """All that the encoder depends on, the number of workers too: it changes the order of the sums."""
-    free = {"checkpoint_every", "keep_checkpoints", "log_every", "loader_workers", "compile"}
+    free = {"checkpoint_every", "keep_checkpoints", "log_every", "loader_workers", "max_damaged_share", "compile"}
     inputs = {
         "shard_index_sha256": index.sha256,
         "pool_subjects": list(pool),

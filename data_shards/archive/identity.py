@@ -22,7 +22,7 @@ SALT_VARIABLE = "MAETRAIN_SALT"
 MIN_SALT_BYTES = 16
 _WAY_OUT = (
     "write one with `head -c 32 /dev/urandom > salt`, keep it secret and outside the archive, "
-    f"and set privacy.salt_file to it or {SALT_VARIABLE} to a text of that length"
+    f"and set shards.privacy.salt_file to it or {SALT_VARIABLE} to a text of that length"
 )
 
 
@@ -66,7 +66,8 @@ class Identity:
         """Raises InputError where DICOM series can't be named: names are to be kept, or there is no salt."""
         if self.names == "keep":
             raise InputError(
-                "privacy.names is keep, but the archive holds DICOM, whose names are persons: set it to auto or hash"
+                "shards.privacy.names is keep, but the archive holds DICOM, whose names are persons: "
+                "set it to auto or hash"
             )
         if self.salt is None:
             raise InputError(f"the archive holds DICOM, whose names must be hashed, but there is no salt: {_WAY_OUT}")
@@ -83,11 +84,11 @@ def read_identity(config: PrivacyConfig, environ: Mapping[str, str]) -> Identity
         try:
             salts.append(config.salt_file.read_bytes().rstrip(b"\r\n"))
         except OSError as error:
-            raise InputError(f"privacy.salt_file can't be read ({error.strerror}): {_WAY_OUT}") from None
+            raise InputError(f"shards.privacy.salt_file can't be read ({error.strerror}): {_WAY_OUT}") from None
     if environ.get(SALT_VARIABLE):
         salts.append(environ[SALT_VARIABLE].encode(errors="surrogateescape").rstrip(b"\r\n"))
     if len(set(salts)) > 1:
-        raise InputError(f"privacy.salt_file and {SALT_VARIABLE} hold different salts: unset one of them")
+        raise InputError(f"shards.privacy.salt_file and {SALT_VARIABLE} hold different salts: unset one of them")
     salt = salts[0] if salts else None
     if salt is not None and len(salt) < MIN_SALT_BYTES:
         raise InputError(f"the salt has {len(salt)} bytes, fewer than {MIN_SALT_BYTES}: {_WAY_OUT}")

@@ -37,7 +37,7 @@ def read_archive(root: Path, identity: Identity | None = None, map_fn: MapFn = m
         if identity.hashes_files and (root / "dataset.json").is_file():
             # the reason names files or quotes the header
             raise InputError(
-                f"{root}: dataset.json or subjects.json does not fit: see why with privacy.names=keep"
+                f"{root}: dataset.json or subjects.json does not fit: see why with shards.privacy.names=keep"
             ) from None
         raise
     if not archive.cases:
@@ -79,7 +79,9 @@ def _named_cases(root: Path, found: Iterable[FoundCase], identity: Identity) -> 
         path = scan.image_paths[0]
         if case in cases:
             if identity.hashes_files:
-                raise InputError(f"two files make case {identity.key('case', case)}: see which with privacy.names=keep")
+                raise InputError(
+                    f"two files make case {identity.key('case', case)}: see which with shards.privacy.names=keep"
+                )
             raise InputError(f"{path} and {cases[case].image_paths[0]} both make case {case!r}: rename one")
         key = next((k for k in (stem(scan.name), case, scan.name) if k in subjects), None)
         unused.discard(key)

@@ -119,3 +119,21 @@ def test_a_folder_is_bound_to_the_settings_of_its_run(index: ShardIndex, tmp_pat
     assert refused.returncode == 2
     line = refused.stderr.strip().splitlines()[-1]
     assert "pretrain.mae.ratio: 0.7 -> 0.5" in line and "another folder" in line
+
+
+def test_a_damaged_scan_is_told_and_skipped_until_there_are_too_many(index: ShardIndex, tmp_path: Path) -> None:
+    shutil.copytree(index.root, tmp_path / "shards")
+    damaged = ShardIndex.load(tmp_path / "shards")
+    case, shard = damaged.volumes[0].case, damaged.volumes[0].shard
+    shutil.rmtree(tmp_path / "shards" / shard / case / "image")
+    config = tiny(f"pretrain.steps={len(index.volumes)}", "pretrain.max_damaged_share=0.5")
+    run_dir = tmp_path / "tolerant"
+    done = subprocess.run(command(setup_of(config, damaged, run_dir), 1), capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0 and len(losses(run_dir)) == config.pretrain.steps
+    assert done.stdout.count(f"skipped {case}: ") == 1
+
+    strict = tiny(f"pretrain.steps={len(index.volumes)}", "pretrain.max_damaged_share=0")
+    words = command(setup_of(strict, damaged, tmp_path / "strict"), 1)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 2
+    assert "max_damaged_share" in done.stderr and case in done.stderr and "Traceback" not in done.stderr

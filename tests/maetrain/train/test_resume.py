@@ -22,7 +22,14 @@ def test_the_same_settings_go_on(small_index: ShardIndex, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "change", [{"checkpoint_every": 5}, {"keep_checkpoints": 1}, {"log_every": 1}, {"loader_workers": 1}]
+    "change",
+    [
+        {"checkpoint_every": 5},
+        {"keep_checkpoints": 1},
+        {"log_every": 1},
+        {"loader_workers": 1},
+        {"max_damaged_share": 1},
+    ],
 )
 def test_how_often_it_is_saved_and_logged_may_change(small_index: ShardIndex, tmp_path: Path, change: dict) -> None:
     bind_run(small_setup(small_index, tmp_path), small_index.sha256, ALONE)
