@@ -131,6 +131,7 @@ def shards_verify(folder: Path, deep: bool) -> None:
     for damage in damages:
         say(f"damaged: {damage.shard}{f', {damage.case}' if damage.case else ''}: {damage.reason}")
     if damages:
+        say("remove the files named here and run `maetrain shards build` again: it makes what is missing")
         sys.exit(1)
     say(f"{folder}: all shards are whole")
 

@@ -69,7 +69,7 @@ def compare_arms(
 
 def log_parent(parent: Tracker, config: RunConfig, numbers: Results, report: Path) -> None:
     """The curve itself on the parent run: one metric an arm, step = labelled persons; and the report's files."""
-    parent.params(config.model_dump(mode="json"))
+    parent.params(config.model_dump(mode="json", exclude={"shards": {"privacy"}}))
     for point in numbers.points:
         parent.metrics({f"test_dice_{point.arm}": point.mean}, step=point.budget)
     for path in sorted(report.iterdir()):

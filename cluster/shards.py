@@ -30,15 +30,19 @@ def ray_map(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[An
     """`map` over Ray tasks; results come in the order they are done."""
     at_most = _AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
     todo, running = iter(items), list[ray.ObjectRef]()
-    while True:
-        for item in todo:
-            running.append(_call.remote(function, item))
-            if len(running) >= at_most:
-                break
-        if not running:
-            return
-        done, running = ray.wait(running)
-        yield result_of(done[0])
+    try:
+        while True:
+            for item in todo:
+                running.append(_call.remote(function, item))
+                if len(running) >= at_most:
+                    break
+            if not running:
+                return
+            done, running = ray.wait(running)
+            yield result_of(done[0])
+    finally:
+        for reference in running:  # an error or an interrupt: nobody will fetch these
+            ray.cancel(reference)
 
 
 def build_shards(archive: Archive, out: Path, config: BuildConfig) -> ShardIndex:

@@ -46,7 +46,7 @@ class BuildConfig(BaseModel):
     )
     volumes_per_shard: int = Field(default=32, ge=1, description="scans in one shard")
     max_quarantined_share: float = Field(
-        default=0.1, ge=0, le=1, description="share of unusable scans at which a build fails"
+        default=0.1, ge=0, le=1, description="share of unusable scans above which a build fails"
     )
     preprocess: PreprocessConfig = Field(
         default=PreprocessConfig(), description="how each scan is brought into one frame"
@@ -107,14 +107,23 @@ def plan_of(archive: Archive, out_dir: Path, config: BuildConfig) -> list[ShardP
 
 
 def build_shard(plan: ShardPlan, out_dir: Path, config: BuildConfig) -> ShardResult:
-    """Build one shard under `out_dir`, or find it finished. Published whole or not at all."""
+    """Build one shard under `out_dir`, or find it finished. Published whole or not at all.
+
+    Waits for a task of a killed build that may still be writing this shard.
+    """
+    with locked(out_dir / RESULTS_FOLDER / f".lock-{plan.name}", can_wait=True):
+        return _build_shard(plan, out_dir, config)
+
+
+def _build_shard(plan: ShardPlan, out_dir: Path, config: BuildConfig) -> ShardResult:
     finished = _finished(plan.name, out_dir) if plan.is_finished else None
     if finished is not None and finished.fingerprints == plan.fingerprints:
         return replace(finished, reused=True)
 
-    # From here on the folder no longer is what an older index says.
-    remove(out_dir / INDEX_NAME)
-    remove(_result_path(plan.name, out_dir))
+    if (out_dir / plan.name).exists() or _result_path(plan.name, out_dir).exists():
+        # From here on the folder no longer is what an older index says. (A new shard is none of its business.)
+        remove(out_dir / INDEX_NAME)
+        remove(_result_path(plan.name, out_dir))
     records: list[VolumeRecord] = []
     quarantined: list[Quarantined] = []
     shard_path = out_dir / plan.name
@@ -157,19 +166,19 @@ def finish_build(results: Iterable[ShardResult], out_dir: Path, archive: Archive
     if quarantined and (share > config.max_quarantined_share or not len(everything)):
         raise InputError(
             f"{len(quarantined)} of {len(archive.cases)} scans can't be used (limit: a share of "
-            f"{config.max_quarantined_share:g}, max_quarantined_share), the first: {quarantined[0].reason}"
+            f"{config.max_quarantined_share:g}, raise shards.max_quarantined_share or repair them), "
+            f"the first: {quarantined[0].reason}"
         )
     if not len(everything):
         raise InputError(f"{archive.root}: no scan was built: give an archive that holds some")
     volumes, duplicates = without_duplicates(everything)
-    _remove_leftovers(out_dir, set(names))
     listing = catalogue(archive, everything, duplicates, quarantined)
     index = ShardIndex(
         format=config.format,
         name=archive.name,
         channel_names=archive.channel_names,
         class_names=archive.class_names,
-        preprocess=_decided(config.preprocess, archive),
+        preprocess=_decided(config.preprocess, volumes),
         volumes=volumes,
         shards=tuple(shards[name] for name in names if name in shards),
         quarantined=quarantined,
@@ -180,6 +189,7 @@ def finish_build(results: Iterable[ShardResult], out_dir: Path, archive: Archive
     )
     write_bytes(out_dir / CATALOGUE_NAME, listing)
     index.save(out_dir)
+    _remove_leftovers(out_dir, set(names))
     return index
 
 
@@ -218,9 +228,9 @@ def _is_unchanged(case: ArchiveCase, mark: str, plan: ShardPlan, settings: str) 
     return fingerprint(case, plan.archive, settings) == mark
 
 
-def _decided(preprocess: PreprocessConfig, archive: Archive) -> PreprocessConfig:
-    """`intensity: auto` as one answer, where the archive holds but one kind: predictions then need no modality."""
-    decided = {preprocess.for_modality(case.modality) for case in archive.cases}
+def _decided(preprocess: PreprocessConfig, volumes: VolumeTable) -> PreprocessConfig:
+    """`intensity: auto` as one answer, where all volumes are of one kind: predictions then need no modality."""
+    decided = {preprocess.for_modality(modality) for modality in volumes.column("modality").unique().to_pylist()}
     return decided.pop() if len(decided) == 1 else preprocess
 
 
@@ -246,7 +256,7 @@ def _remove_leftovers(out_dir: Path, names: set[str]) -> None:
     """Shards that are not of this build, and what killed writers left of theirs."""
     results = out_dir / RESULTS_FOLDER
     wanted = {*names, *(f"{name}.json" for name in names)}
-    for folder, pattern in itertools.product((out_dir, results), ("shard-*", ".tmp-*")):
+    for folder, pattern in itertools.product((out_dir, results), ("shard-*", ".tmp-*", ".lock-*")):
         for path in folder.glob(pattern):
             if path.name not in wanted:
                 remove(path)

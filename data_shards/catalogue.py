@@ -1,7 +1,7 @@
 """The catalogue of a build: one row for every scan the archive was found to hold, and what became of it.
 
-OUT/catalogue.parquet, for people and for pandas or DuckDB; nothing in the system depends on it. It says no more about
-persons than the index does: keys where names are hashed, no dates.
+OUT/catalogue.parquet, for people and for pandas or DuckDB; nothing reads it but `verify`, which checks its hash. It
+says no more about persons than the index does: keys where names are hashed, no dates.
 """
 
 from collections.abc import Sequence

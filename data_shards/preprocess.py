@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
+from data_shards.archive.nifti import MAX_VOXELS
 from data_shards.archive.volume import Volume, stack_channels
 from data_shards.errors import InputError, VolumeError
 from data_shards.order.crops import slices
@@ -131,6 +132,10 @@ def prepare(image: Volume, config: PreprocessConfig, modality: str = "") -> Prep
     extent_mm = [n * mm for n, mm in zip(volume_CDHW.shape[1:], spacing_before, strict=True)]
     depth, height, width = (max(1, round(size / mm)) for size, mm in zip(extent_mm, target, strict=True))
     shape_DHW = (depth, height, width)
+    if math.prod(shape_DHW) > MAX_VOXELS:
+        raise VolumeError(
+            f"{image.path}: {shape_DHW} voxels at {target} mm are too many: correct its affine or spacing_mm"
+        )
     volume_CDHW = stack_channels([resample(channel, shape_DHW) for channel in volume_CDHW])
     (o0, f0), (o1, f1), (o2, f2) = orientation.tolist()
     record = PreprocessRecord(

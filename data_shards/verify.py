@@ -18,6 +18,7 @@ import numpy as np
 from data_shards.build import RESULTS_FOLDER
 from data_shards.catalogue import CATALOGUE_NAME
 from data_shards.errors import InputError
+from data_shards.formats.disk_cache import CacheConfig
 from data_shards.formats.files import digest, size_bytes
 from data_shards.formats.index import ShardIndex
 from data_shards.formats.reader import ShardReader, What, open_reader
@@ -40,8 +41,8 @@ def verify(folder: Path, deep: bool = False) -> list[Damage]:
     Compares sizes and sha256 of shards, catalogue and stored results; `deep` also decodes each sample and names the
     damaged ones. Raises InputError when the index itself is missing or damaged.
     """
-    index = ShardIndex.load(Path(folder))
-    reader = open_reader(index)
+    index = ShardIndex.load(folder)
+    reader = open_reader(index, CacheConfig())  # what is in the bucket, not in a cache of it
     damages = [*_catalogue_damage(index), *_result_damages(index.root)]
     for shard in index.shards:
         path = index.root / shard.name

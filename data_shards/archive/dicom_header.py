@@ -107,8 +107,12 @@ def text_of(header: Dataset, keyword: str) -> str:
 
 
 def subject_key(header: Dataset, identity: Identity) -> str:
-    """The person: by the patient's id, else by name and birth date, else every study is a person of its own."""
-    for keywords in (("PatientID", "IssuerOfPatientID"), ("PatientName", "PatientBirthDate")):
+    """The person: by the patient's id, else by name and birth date, else every study is a person of its own.
+
+    Not by the id's issuer: scanners fill it unevenly, and one person as two could stand on both sides of a split, while
+    two of the same id taken for one only cost a little freedom in drawing it.
+    """
+    for keywords in (("PatientID",), ("PatientName", "PatientBirthDate")):
         texts = [text_of(header, keyword) for keyword in keywords]
         if texts[0]:
             return identity.key("subject", keywords[0], *texts)

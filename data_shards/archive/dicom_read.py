@@ -74,7 +74,11 @@ def read_series(folders: Sequence[Path], series_uid: str, name: str) -> tuple[np
     for keyword in _ONE_PER_SERIES:
         if len({text_of(header, keyword) for header in headers.values()}) > 1:
             raise VolumeError(f"{name}: its files differ in {keyword}, one series has one: separate them")
-    pixels = {path: _check(name, header, os.path.getsize(path)) for path, header in headers.items()}
+    try:
+        sizes = {path: os.path.getsize(path) for path in headers}
+    except OSError:
+        raise VolumeError(f"{name}: a file of it went away while it was read: run the build again") from None
+    pixels = {path: _check(name, header, sizes[path]) for path, header in headers.items()}
     shapes = {(p.num_columns, p.num_rows) for p in pixels.values()}
     if len(shapes) > 1:
         raise VolumeError(f"{name}: slices of {len(shapes)} sizes, like {min(shapes)} and {max(shapes)}: separate them")

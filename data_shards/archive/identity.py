@@ -33,7 +33,8 @@ class PrivacyConfig(BaseModel):
 
     names: Literal["auto", "keep", "hash"] = Field(
         default="auto",
-        description="auto: DICOM is hashed, files keep their names; hash: all is; keep: nothing, DICOM is refused",
+        description="auto: DICOM and files beside it are hashed, other files keep their names; hash: all is; "
+        "keep: nothing, DICOM is refused",
     )
     salt_file: Path | None = Field(
         default=None, description=f"file with the secret salt, at least {MIN_SALT_BYTES} bytes; or {SALT_VARIABLE}"

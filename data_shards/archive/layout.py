@@ -7,6 +7,7 @@ BIDS and DICOM know theirs. Reads no voxels.
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from data_shards.archive.bids import bids_cases, is_bids
@@ -62,6 +63,9 @@ def _read(root: Path, identity: Identity, map_fn: MapFn) -> Archive:
         files = list(bids_cases(root))
     else:
         files, series = tree_cases(root, identity, map_fn)
+        if series and identity.names == "auto":
+            # files beside DICOM were made of it, and are often named after the patient
+            identity = replace(identity, names="hash")
     cases = [*_named_cases(root, files, identity), *series]
     if any(case.is_hashed for case in cases):
         name = "archive"  # a folder with one patient's scans is often named after the patient

@@ -9,8 +9,9 @@ import hashlib
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import cast
 
@@ -42,7 +43,7 @@ def absolute(path: Path) -> str:
 def published(path: Path) -> Iterator[Path]:
     """Gives a temporary path to write a file or folder at; on success it is synced and becomes `path`.
 
-    One writer per `path`. What stood at `path`, and leftovers of a killed writer, are replaced.
+    What stood at `path` is replaced. A killed writer leaves its temporary name behind, which nobody else uses.
     """
     if is_remote(path):
         with tempfile.TemporaryDirectory(prefix="maetrain-") as scratch:
@@ -51,8 +52,7 @@ def published(path: Path) -> Iterator[Path]:
             _upload(temporary, path)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".tmp-{path.name}"
-    remove(temporary)
+    temporary = path.parent / f".tmp-{path.name}-{uuid.uuid4().hex[:8]}"
     try:
         yield temporary
         _fsync_tree(temporary)
@@ -65,8 +65,8 @@ def published(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds the lock file `path`; InputError when another process holds it. A bucket has no lock.
+def locked(path: Path, can_wait: bool = False) -> Iterator[None]:
+    """Holds the lock file `path`. InputError when another process holds it and we can't wait. A bucket has no lock.
 
     The lock goes with its process, whatever way that ends.
     """
@@ -76,7 +76,7 @@ def locked(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX if can_wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(f"{path}: another process builds in this folder: wait for it or give another") from None
         yield
@@ -124,7 +124,7 @@ def size_bytes(path: Path) -> int:
 def remove(path: Path) -> None:
     """Remove a file or a folder if it is there."""
     if isinstance(path, UPath) and is_remote(path):
-        if path.exists():
+        with suppress(FileNotFoundError):  # it wasn't there, or another worker was faster
             path.fs.rm(path.path, recursive=True)
     elif path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)

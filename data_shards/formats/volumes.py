@@ -111,7 +111,7 @@ class Stored(NamedTuple):
 
 
 class VolumeTable(Sequence[VolumeRecord]):
-    """Records as columns. Equal when their rows are. `sha256` and `num_bytes` are of the Parquet file."""
+    """Records as columns. Equal when their rows are. `sha256` is the Parquet file's."""
 
     def __init__(self, rows: pa.Table) -> None:
         self._rows: pa.Table | None = rows
@@ -163,11 +163,14 @@ class VolumeTable(Sequence[VolumeRecord]):
     def column(self, name: str) -> pa.Array:
         """One column; it stays in memory."""
         if name not in self._columns:
-            table = self._rows if self._rows is not None else self._read([name])
-            column = table.column(name).combine_chunks()
-            if _num_nulls(column) and not name.endswith("_sha256"):
-                raise InputError(f"the index has rows without {name}: build the shards again")
-            self._columns[name] = column
+            # what a crop needs comes in one go, on all cores: a resumed run waits for it
+            names = [*_PER_CROP, *_MATRICES] if name in (*_PER_CROP, *_MATRICES) else [name]
+            table = self._rows if self._rows is not None else self._read(names)
+            for each in names:
+                column = table.column(each).combine_chunks()
+                if _num_nulls(column) and not each.endswith("_sha256"):
+                    raise InputError(f"the index has rows without {each}: build the shards again")
+                self._columns[each] = column
         return self._columns[name]
 
     def matrix(self, name: str) -> np.ndarray:
@@ -236,7 +239,7 @@ class VolumeTable(Sequence[VolumeRecord]):
     def _read(self, names: list[str]) -> pa.Table:
         assert self._content is not None
         try:
-            return pq.read_table(pa.BufferReader(self._content), columns=names, use_threads=False)
+            return pq.read_table(pa.BufferReader(self._content), columns=names)
         except pa.ArrowException as error:
             raise InputError(f"the index's rows can't be read ({' '.join(str(error).split())}): build again") from None
 
@@ -251,6 +254,7 @@ def _from_bytes(content: bytes, sha256: str) -> VolumeTable:
     return VolumeTable.from_parquet(pa.py_buffer(content), sha256)
 
 
+_MATRICES = ("shape_CDHW", "image_member", "label_member")
 _PER_CROP = ("shard", "case", "has_label", "dtype", "scale", "offset", "air", "minimum_C")
 _NOWHERE = Member(0, 0, 0)
 _PLAIN = ("case", "subject", "session", "modality", "shard", "source", "has_label", "dtype", "scale", "offset", "air",

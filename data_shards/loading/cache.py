@@ -18,8 +18,7 @@ class CropSource:
 
     def __init__(self, reader: ShardReader, pool: Sequence[int], cache_bytes: int) -> None:
         self.reader = reader
-        shapes = reader.index.volumes.matrix("shape_CDHW")[np.unique(pool)]
-        self.is_cached = 2 * int(shapes.prod(axis=1, dtype=np.int64).sum()) <= cache_bytes  # 2 bytes a voxel
+        self.is_cached = cache_bytes > 0 and _stored_bytes(reader, pool) <= cache_bytes
         self._images: dict[int, np.ndarray] = {}
         self._damaged: set[int] = set()
         self._scratch: np.ndarray | None = None
@@ -52,3 +51,8 @@ class CropSource:
             except ShardError:
                 self._damaged.add(i)
         return i in self._images
+
+
+def _stored_bytes(reader: ShardReader, pool: Sequence[int]) -> int:
+    shapes = reader.index.volumes.matrix("shape_CDHW")[np.unique(pool)]
+    return 2 * int(shapes.prod(axis=1, dtype=np.int64).sum())  # 2 bytes a voxel

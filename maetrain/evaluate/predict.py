@@ -46,6 +46,11 @@ def segment(network: NNFormer, image: Volume, preprocess: PreprocessConfig, wind
             f"{image.path}: {image.data.shape[0]} channels, but the model was trained on {channels}; "
             "give one file per channel in the order of its channel_names"
         )
+    if preprocess.intensity == "auto":
+        raise InputError(
+            "the model learnt from CT and other scans together (shards.preprocess.intensity = auto), and an image file "
+            "doesn't say which it is: build the labelled shards with ct or zscore"
+        )
     prepared = prepare(image, preprocess)
     prob = probabilities_KDHW(network, torch.from_numpy(prepared.volume_CDHW), window_DHW)
     return restore_probabilities(prob.numpy(), prepared.record)

@@ -47,7 +47,7 @@ def score_cases(
                 "give the archive of these shards, or build them anew"
             )
         label = read_label(Path(case.label_path), image, len(class_names))
-        predicted_XYZ = segment(network, image, preprocess, window_DHW)
+        predicted_XYZ = segment(network, image, preprocess.for_modality(case.modality), window_DHW)
         label_XYZ = label.data.astype(np.uint8)
         rows += score_case(
             predicted_XYZ,

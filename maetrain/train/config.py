@@ -32,7 +32,7 @@ class PretrainConfig(BaseModel):
         0.0, ge=0, le=1, description="share of a crop that should hold anatomy, best of 16 draws; 0 = anywhere"
     )
     max_damaged_share: float = Field(
-        0.01, ge=0, le=1, description="share of a rank's samples that can't be read at which a run stops"
+        0.01, ge=0, le=1, description="share of a rank's samples that can't be read above which a run stops"
     )
     loader_workers: int = Field(0, ge=0, description="reader processes per rank; 0 = in the training process")
     checkpoint_every: int = Field(100, ge=1, description="steps between committed checkpoints")

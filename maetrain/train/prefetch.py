@@ -18,7 +18,8 @@ def on_device(batches: Iterator[PretrainBatch], device: torch.device) -> Iterato
         torch.cuda.current_stream(device).wait_stream(stream)
         batch = ahead
         # else the allocator could give the memory away while the main stream still reads it
-        batch.stored_BCDHW.record_stream(torch.cuda.current_stream(device))
+        for tensor in (batch.stored_BCDHW, batch.scale_B, batch.offset_B):
+            tensor.record_stream(torch.cuda.current_stream(device))
         ahead = _copied(batches, device, stream)
         yield batch
 

@@ -40,7 +40,7 @@ class StepInfo:
     step_s: float
     data_wait_s: float
     volumes_per_s: float
-    num_replaced: int  # samples of this rank, since it started, whose scan could not be read
+    num_replaced: int  # samples, over all ranks since they started, whose scan could not be read
 
 
 def pool_of(index: ShardIndex, subjects: tuple[str, ...]) -> list[int]:
@@ -108,6 +108,7 @@ def pretrain(
             samples_seen = batch.samples_seen_after
             num_replaced += batch.num_replaced
         loss = mean_over_ranks(torch.stack(losses).mean(), who)
+        replaced = mean_over_ranks(torch.tensor(float(num_replaced), device=who.device), who) * who.world_size
         taken = time.perf_counter() - started
         info = StepInfo(
             step + 1,
@@ -118,7 +119,7 @@ def pretrain(
             taken,
             waited,
             config.global_batch / taken,
-            num_replaced,
+            round(replaced),
         )
         curve.append(CurvePoint(step + 1, loss, info.volumes_per_s))
         if who.is_first:

@@ -34,18 +34,16 @@ class Done(NamedTuple):
     samples_seen: int
 
 
+_FREE = (
+    "checkpoint_every", "keep_checkpoints", "log_every", "loader_workers", "max_damaged_share", "micro_batch",
+    "compile",
+)  # fmt: skip
+
+
 def bound_settings(setup: PretrainSetup, shard_index_sha256: str) -> dict:
     """What a run's curve depends on. How often it is saved and logged, and where, may change between starts."""
     pretrain = setup.pretrain.model_dump(mode="json")
-    for free in (
-        "checkpoint_every",
-        "keep_checkpoints",
-        "log_every",
-        "loader_workers",
-        "max_damaged_share",
-        "micro_batch",
-        "compile",
-    ):
+    for free in _FREE:
         del pretrain[free]
     return {
         "model": setup.model.encoder_settings(),

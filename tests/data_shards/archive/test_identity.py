@@ -81,10 +81,13 @@ def test_blanks_and_padding_do_not_make_another_person():
     )
 
 
-def test_persons_are_told_apart_by_id_issuer_name_birth_date_and_study_in_this_order():
+def test_an_issuer_does_not_make_two_persons_of_one_id():
+    assert person(PatientID="17", IssuerOfPatientID="Clinic B") == person(PatientID="17")
+
+
+def test_persons_are_told_apart_by_id_name_birth_date_and_study_in_this_order():
     persons = [
         person(PatientID="17", PatientName="Doe^Jane"),
-        person(PatientID="17", IssuerOfPatientID="Clinic B"),
         person(PatientID="18", PatientName="Doe^Jane"),
         person(PatientID=" ", PatientName="Doe^Jane", PatientBirthDate="19610203"),
         person(PatientName="Doe^Jane", PatientBirthDate="19610204"),

@@ -24,15 +24,21 @@ def test_formats_may_be_mixed_freely(tmp_path):
     write_nifti(tmp_path / "a/UPPER.NII", place_code((3, 4, 5), 2))
     for who, name in enumerate(("a/b.nrrd", "c.1/d.nhdr", "c.1/e.mha", "f.mhd"), start=3):
         write_itk(tmp_path / name, who)
-    write_series(tmp_path / "a")
-    archive = read_archive(tmp_path, IDENTITY)
-    files = {case.case: case for case in archive.cases if not case.series_uid}
-    assert sorted(files) == ["a__UPPER", "a__b", "a__scan", "c_1__d", "c_1__e", "f"]
+    names = ["a__UPPER", "a__b", "a__scan", "c_1__d", "c_1__e", "f"]
+    files = {case.case: case for case in read_archive(tmp_path).cases}
+    assert sorted(files) == names
     assert files["c_1__d"].source == "c.1/d.nhdr" and files["f"].subject == "f"
     for who, case in enumerate(("a__scan", "a__UPPER", "a__b", "c_1__d", "c_1__e", "f"), start=1):
         assert np.array_equal(read_case_image(files[case]).data[0], place_code((3, 4, 5), who))
+    write_series(tmp_path / "a")
+    archive = read_archive(tmp_path, IDENTITY)
     (series,) = (case for case in archive.cases if case.series_uid)
     assert np.array_equal(read_case_image(series).data[0], values_of())
+    # files beside DICOM were made of it: their names are as private
+    assert len(archive.cases) == 7 and all(case.is_hashed for case in archive.cases)
+    assert {case.case for case in archive.cases if not case.series_uid} == {
+        IDENTITY.key("case", name) for name in names
+    }
 
 
 def test_header_reading_may_be_fanned_out_and_come_back_in_any_order(tmp_path):
