@@ -57,7 +57,7 @@ def _batches(folder: Path, samples_seen: int) -> Iterator[PretrainBatch]:
     index = ShardIndex.load(folder)
     return pretrain_batches(
         index,
-        range(len(index.volumes)),
+        np.arange(len(index.volumes)).tolist(),
         CROP_DHW,
         MICRO_BATCH,
         World(),

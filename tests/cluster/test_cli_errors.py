@@ -66,7 +66,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         class_names=("background", "organ_1", "organ_2"),
         channel_names=("MRI",),
         window_DHW=(16, 16, 16),
-        preprocess=PreprocessConfig(),
+        preprocess=PreprocessConfig(intensity="zscore"),
     )
     save_model(folder, NNFormer(SMALL, 3), contract)
     return folder

@@ -16,7 +16,7 @@ from maetrain.models.segmentation import NNFormer
 from ..small import SMALL, noise
 from .scans import Brightness, oblique_affine, organ, scan, write
 
-NATIVE = PreprocessConfig()
+NATIVE = PreprocessConfig(intensity="zscore")
 WINDOW = (8, 10, 12)
 
 
@@ -61,7 +61,9 @@ def test_an_nnformer_gives_the_same_labels_to_the_same_scan_in_other_orientation
 
 def test_a_resampled_scan_comes_back_to_the_files_own_grid(tmp_path: Path) -> None:
     path = write(tmp_path / "scan.nii", scan(), np.diag([1.0, 1.5, 2.0, 1.0]))
-    got = np.asarray(predicted(Brightness(), path, PreprocessConfig(spacing_mm=(1.5, 1.5, 1.5))).dataobj)
+    got = np.asarray(
+        predicted(Brightness(), path, PreprocessConfig(intensity="zscore", spacing_mm=(1.5, 1.5, 1.5))).dataobj
+    )
     want = organ(scan())
     assert got.shape == want.shape
     # the mean lies close to the body, so blurred by resampling the organ grows by a voxel, but alike on all sides
@@ -124,3 +126,9 @@ def test_an_output_that_would_overwrite_the_image_is_refused(tmp_path: Path) -> 
     with pytest.raises(InputError, match="overwrite"):
         predict_file(Brightness(), [path], tmp_path / "x" / ".." / "scan.nii.gz", NATIVE, WINDOW)
     assert path.read_bytes() == before
+
+
+def test_a_model_of_mixed_scans_does_not_guess_what_a_file_is(tmp_path):
+    path = write(tmp_path / "scan.nii.gz", scan(), oblique_affine())
+    with pytest.raises(InputError, match="intensity = auto"):
+        predicted(Brightness(), path, PreprocessConfig())

@@ -23,7 +23,7 @@ def case(folder: Path, label_XYZ: np.ndarray, name: str = "c1", affine: np.ndarr
 
 
 def scores(cases: list[ArchiveCase], classes: tuple[str, ...] = CLASSES, **more: object) -> list:
-    return score_cases(Brightness(), cases, classes, PreprocessConfig(), (8, 10, 12), 1.0, **more)
+    return score_cases(Brightness(), cases, classes, PreprocessConfig(intensity="zscore"), (8, 10, 12), 1.0, **more)
 
 
 def test_the_spacing_of_a_turned_grid_is_the_length_of_its_voxels() -> None:
