@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+import maetrain.train.engine  # noqa: F401 (DeepSpeed's first import lets the linker talk; here nobody counts lines)
 from cluster import cli, session
 from data_shards.build import BuildConfig, build
 from data_shards.formats.index import ShardIndex
