@@ -15,11 +15,12 @@ from cluster.session import Resources
 from cluster.shards import build_shards
 from cluster.stages import Stage
 from cluster.tracked import Tracking, tracked
+from data_shards.archive.cases import relative
 from data_shards.archive.layout import Archive
 from data_shards.build import BuildConfig
 from data_shards.formats.files import absolute
 from data_shards.formats.index import ShardIndex
-from data_shards.ingest import relative, size_and_time
+from data_shards.ingest import size_and_time
 from data_shards.synthetic import write_archive
 from maetrain.checkpoint.fingerprint import fingerprint
 from maetrain.evaluate.pictures import reconstruction

@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from data_shards.archive.identity import Identity, PrivacyConfig
-from data_shards.archive.layout import Archive, ArchiveCase, read_archive
+from data_shards.archive.layout import Archive, read_archive
 from data_shards.catalogue import CATALOGUE_NAME, catalogue
 from data_shards.errors import InputError
 from data_shards.formats import webdataset_shards, zarr_shards
@@ -126,19 +126,18 @@ def _build_shard(plan: ShardPlan, out_dir: Path, config: BuildConfig) -> ShardRe
         remove(_result_path(plan.name, out_dir))
     records: list[VolumeRecord] = []
     quarantined: list[Quarantined] = []
+    changed: list[str] = []
     shard_path = out_dir / plan.name
     with published(shard_path) as temporary:
         members = _FORMATS[config.format].write_shard(
-            temporary, _samples(plan, config, records, quarantined), config.encoding
+            temporary, _samples(plan, config, records, quarantined, changed), config.encoding
         )
         shard = ShardInfo(plan.name, *digest(temporary))
     records = [replace(record, shard=plan.name, members=of) for record, of in zip(records, members, strict=True)]
     if not records:
         remove(shard_path)
     result = ShardResult(plan.name, plan.fingerprints, shard if records else None, tuple(records), tuple(quarantined))
-    if not all(
-        _is_unchanged(*pair, plan, config.settings()) for pair in zip(plan.cases, plan.fingerprints, strict=True)
-    ):
+    if changed:
         return result  # and the next build makes this shard again, should the files be as they were or not
     text = _RESULT.dump_json(result).decode()
     write_text(_result_path(plan.name, out_dir), f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}\n")
@@ -207,13 +206,21 @@ def without_duplicates(volumes: VolumeTable) -> tuple[VolumeTable, tuple[tuple[s
 
 
 def _samples(
-    plan: ShardPlan, config: BuildConfig, records: list[VolumeRecord], quarantined: list[Quarantined]
+    plan: ShardPlan,
+    config: BuildConfig,
+    records: list[VolumeRecord],
+    quarantined: list[Quarantined],
+    changed: list[str],
 ) -> Iterator[ShardSample]:
-    """Usable samples one by one; fills `records` (without shard and members) and `quarantined` on the way."""
+    """Usable samples one by one; fills `records` (without shard and members) and `quarantined` on the way.
+
+    `changed` gets the cases whose files are no longer those of the plan.
+    """
     settings = config.settings()
     for case, mark in zip(plan.cases, plan.fingerprints, strict=True):
         outcome = ingest(case, plan.archive, config.preprocess, config.encoding)
-        if not _is_unchanged(case, mark, plan, settings):
+        if fingerprint(case, plan.archive, settings) != mark:
+            changed.append(case.case)
             name = case.source or case.case
             outcome = Quarantined(case.case, name, f"{name}: changed while shards were built: run the build again")
         if isinstance(outcome, Quarantined):
@@ -222,10 +229,6 @@ def _samples(
             sample, record = outcome
             records.append(record)
             yield sample
-
-
-def _is_unchanged(case: ArchiveCase, mark: str, plan: ShardPlan, settings: str) -> bool:
-    return fingerprint(case, plan.archive, settings) == mark
 
 
 def _decided(preprocess: PreprocessConfig, volumes: VolumeTable) -> PreprocessConfig:
@@ -238,11 +241,18 @@ def _result_path(name: str, out_dir: Path) -> Path:
     return out_dir / RESULTS_FOLDER / f"{name}.json"
 
 
+def result_text(path: Path) -> bytes | None:
+    """The JSON in the file of a stored result; None where it does not match its own hash. Raises OSError."""
+    stated_sha256, _, text = path.read_bytes().partition(b"\n")
+    text = text.rstrip(b"\n")
+    return text if hashlib.sha256(text).hexdigest().encode() == stated_sha256 else None
+
+
 def _finished(name: str, out_dir: Path) -> ShardResult | None:
     """The stored result if it is whole and its shard is there in full size. (The shard's hash is `verify`'s work.)"""
     try:
-        stated_sha256, text = _result_path(name, out_dir).read_text(encoding="utf-8").split("\n", 1)
-        if hashlib.sha256(text.rstrip("\n").encode()).hexdigest() != stated_sha256:
+        text = result_text(_result_path(name, out_dir))
+        if text is None:
             return None
         result = _RESULT.validate_json(text)
     except (OSError, ValueError):

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
+from data_shards.archive.cases import relative
 from data_shards.archive.layout import Archive, ArchiveCase
 from data_shards.archive.volume import Volume, read_case_image, read_case_label, voxel_sha256
 from data_shards.errors import VolumeError
 from data_shards.formats.encoding import Encoding
 from data_shards.formats.index import Quarantined
-from data_shards.formats.sample import ShardSample, array_sha256
+from data_shards.formats.sample import ShardSample, array_sha256, widened
 from data_shards.formats.volumes import VolumeRecord
 from data_shards.order.foreground import pack_foreground
 from data_shards.preprocess import Prepared, PreprocessConfig, prepare, prepare_label
@@ -39,9 +40,8 @@ def ingest(
             label = read_case_label(case, image, len(archive.class_names))
             label_DHW = prepare_label(label, prepared.record)
     except VolumeError as error:
-        return Quarantined(
-            case.case, path, str(error).replace(f"{archive.root}/", "")
-        )  # no machine path in what we keep
+        reason = str(error).replace(f"{archive.root}/", "")  # no machine path in what we keep
+        return Quarantined(case.case, path, reason)
     scale, offset = scale_of(prepared.volume_CDHW, encoding)
     stored_CDHW = to_stored(prepared.volume_CDHW, scale, offset, np.dtype(encoding.dtype))
     sample = ShardSample(
@@ -74,11 +74,6 @@ def to_stored(voxels: np.ndarray, scale: float, offset: float, dtype: np.dtype) 
     return np.rint((voxels.astype(np.float64) - offset) / scale).astype(dtype)
 
 
-def relative(path: Path, root: Path) -> str:
-    """`path` as seen from the archive's root; just the name of a file that lies elsewhere."""
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
-
-
 def size_and_time(path: Path) -> tuple[int, int] | None:
     """Bytes and modification time in ns; None for a link to nowhere, which is quarantined when it is read."""
     try:
@@ -89,9 +84,7 @@ def size_and_time(path: Path) -> tuple[int, int] | None:
 
 def _record(case: ArchiveCase, source: str, image: Volume, prepared: Prepared, sample: ShardSample) -> VolumeRecord:
     scale, offset = sample.meta["scale_factor"], sample.meta["add_offset"]
-    label_DHW, read_CDHW = sample.label_DHW, sample.image_CDHW.astype(np.float32)
-    if sample.image_CDHW.dtype != np.float16:
-        read_CDHW = read_CDHW * np.float32(scale) + np.float32(offset)
+    label_DHW, read_CDHW = sample.label_DHW, widened(sample.image_CDHW, scale, offset)
     c, d, h, w = read_CDHW.shape
     mean = float(read_CDHW.mean(dtype=np.float64))
     # slice by slice: in one go the squares of a large CT in float64 would take gigabytes

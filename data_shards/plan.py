@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from data_shards.archive.cases import relative
 from data_shards.archive.layout import Archive, ArchiveCase
 from data_shards.formats.index import SCHEMA_VERSION
-from data_shards.ingest import relative, size_and_time
+from data_shards.ingest import size_and_time
 
 
 @dataclass(frozen=True)

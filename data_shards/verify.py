@@ -4,7 +4,6 @@ A shard whose hash is wrong may still decode, for our reader looks at chunks alo
 other readers do, too: by its zarr.json files, or as a tar of zips. A whole build pays nothing for that.
 """
 
-import hashlib
 import json
 import tarfile
 import zipfile
@@ -15,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from data_shards.build import RESULTS_FOLDER
+from data_shards.build import RESULTS_FOLDER, result_text
 from data_shards.catalogue import CATALOGUE_NAME
 from data_shards.errors import InputError
 from data_shards.formats.disk_cache import CacheConfig
+from data_shards.formats.encoding import chunk_key
 from data_shards.formats.files import digest, size_bytes
 from data_shards.formats.index import ShardIndex
 from data_shards.formats.reader import ShardReader, What, open_reader
@@ -73,8 +73,7 @@ def _catalogue_damage(index: ShardIndex) -> Iterator[Damage]:
 def _result_damages(root: Path) -> Iterator[Damage]:
     """Stored results that the next build will not believe. Training needs none: where they are gone, all is well."""
     for path in sorted((root / RESULTS_FOLDER).glob("shard-*.json")):
-        stated_sha256, _, text = path.read_bytes().partition(b"\n")
-        if hashlib.sha256(text.rstrip(b"\n")).hexdigest().encode() != stated_sha256:
+        if result_text(path) is None:
             name = f"{RESULTS_FOLDER}/{path.name}"
             yield Damage(name, None, "does not match its own hash: the next build does its shard again")
 
@@ -152,7 +151,7 @@ def _facts_of_tar(index: ShardIndex, volume: VolumeRecord) -> tuple[Any, dict[st
             else:
                 with zipfile.ZipFile(content) as zipped:
                     found[name] = json.loads(zipped.read("zarr.json"))
-                    zipped.read("/".join(["c", *"0" * (4 if name == "image" else 3)]))
+                    zipped.read(chunk_key(name))
             if wanted == found.keys():  # looks no further: what comes behind may be damaged
                 return found.pop("json"), found
     raise InputError(f"the tar has no {min(wanted - found.keys())} of it")

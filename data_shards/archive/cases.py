@@ -87,3 +87,8 @@ def is_volume_file(name: str) -> bool:
 def stem(name: str) -> str:
     """A file's name without the ending of a volume."""
     return re.sub(r"\.(nii(\.gz)?|nrrd|nhdr|mha|mhd)$", "", name, flags=re.IGNORECASE)
+
+
+def relative(path: Path, root: Path) -> str:
+    """`path` as seen from the archive's root; just the name of a file that lies elsewhere."""
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from data_shards.archive.bids import bids_cases, is_bids
-from data_shards.archive.cases import Archive, ArchiveCase, FoundCase, stem
+from data_shards.archive.cases import Archive, ArchiveCase, FoundCase, relative, stem
 from data_shards.archive.decathlon import decathlon_cases, read_dataset_json, read_object
 from data_shards.archive.identity import Identity
 from data_shards.archive.tree import MapFn, tree_cases
@@ -92,9 +92,8 @@ def _named_cases(root: Path, found: Iterable[FoundCase], identity: Identity) -> 
         if key is None and not scan.subject:
             without.append(case)
         subject = str(subjects[key]) if key is not None else scan.subject or case
-        source = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
         cases[case] = ArchiveCase(
-            case, subject, scan.image_paths, scan.label_path, scan.session, scan.modality, source=source
+            case, subject, scan.image_paths, scan.label_path, scan.session, scan.modality, source=relative(path, root)
         )
     if unused and without:
         # a key that fits nothing would make its scan a person of its own, and persons could leak between the splits

@@ -130,6 +130,11 @@ def _num_values(chunk: np.ndarray) -> int:
     return int(np.count_nonzero(np.bincount(chunk.view(np.uint16).ravel(), minlength=2**16)))
 
 
+def chunk_key(what: str) -> str:
+    """zarr's name of the one shard of an array, "image" (C, D, H, W) or "label" (D, H, W)."""
+    return "/".join(["c", *"0" * (4 if what == "image" else 3)])
+
+
 def table_crc32c(encoded: bytes) -> int:
     return int.from_bytes(encoded[-CRC_BYTES:], "little")
 

@@ -17,6 +17,7 @@ from data_shards.formats.encoding import StoredArray
 from data_shards.formats.files import is_remote
 from data_shards.formats.index import ShardIndex
 from data_shards.formats.remote import RemoteFiles
+from data_shards.formats.sample import widened
 from data_shards.formats.storage import LocalFiles, Storage
 from data_shards.formats.volumes import Stored
 from data_shards.order.crops import inside, overlap
@@ -49,11 +50,7 @@ class ShardReader:
         if what == "label":
             return stored
         volume = self.index.volumes.stored(i)
-        image_CDHW = stored.astype(np.float32)
-        if volume.dtype != "float16":
-            image_CDHW *= np.float32(volume.scale)
-            image_CDHW += np.float32(volume.offset)
-        return image_CDHW
+        return widened(stored, volume.scale, volume.offset)
 
     def stored_crop(
         self, i: int, start_DHW: Sequence[int], size_DHW: Sequence[int], what: What = "image"

@@ -27,6 +27,15 @@ class ShardSample:
         )
 
 
+def widened(stored: np.ndarray, scale: float, offset: float) -> np.ndarray:
+    """Stored voxels as they are read: float32, stored * scale + offset."""
+    voxels = stored.astype(np.float32)
+    if stored.dtype != np.float16:
+        voxels *= np.float32(scale)
+        voxels += np.float32(offset)
+    return voxels
+
+
 def array_sha256(array: np.ndarray) -> str:
     """Hash of an array's type, shape and voxels: the same in every format."""
     digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())

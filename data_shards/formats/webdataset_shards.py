@@ -17,7 +17,7 @@ import webdataset
 import zarr
 from zarr.storage import MemoryStore
 
-from data_shards.formats.encoding import Encoding, Member, table_crc32c
+from data_shards.formats.encoding import Encoding, Member, chunk_key, table_crc32c
 from data_shards.formats.sample import ShardSample
 
 SUFFIX = ".tar"
@@ -33,7 +33,7 @@ def write_shard(path: Path, samples: Iterable[ShardSample], encoding: Encoding) 
             parts: dict[str, bytes] = {}
             in_zip[sample.case] = {}
             for what, (array, fill) in sample.arrays().items():
-                parts[f"{what}.zarr.zip"], in_zip[sample.case][what] = _zipped(array, fill, encoding)
+                parts[f"{what}.zarr.zip"], in_zip[sample.case][what] = _zipped(what, array, fill, encoding)
             meta = json.dumps(sample.meta, sort_keys=True).encode()
             writer.write({"__key__": sample.case, **parts, "json": meta})
         writer.close()
@@ -65,14 +65,13 @@ def decode_zarr(key: str, data: bytes) -> np.ndarray | None:
     return np.asarray(zarr.open_array(MemoryStore(content), mode="r")[...])
 
 
-def _zipped(array: np.ndarray, fill: float, encoding: Encoding) -> tuple[bytes, Member]:
+def _zipped(what: str, array: np.ndarray, fill: float, encoding: Encoding) -> tuple[bytes, Member]:
     """The zip of one array, and where its shard lies in the zip."""
     encoded = encoding.encode(array, fill)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         # ZipInfo's own time is 1980, whatever the clock says
         archive.writestr(zipfile.ZipInfo("zarr.json"), json.dumps(encoding.metadata(array, fill), indent=1))
-        shard = zipfile.ZipInfo("/".join(["c", *"0" * array.ndim]))
-        archive.writestr(shard, encoded)
+        archive.writestr(zipfile.ZipInfo(chunk_key(what)), encoded)
         offset = buffer.tell() - len(encoded)
     return buffer.getvalue(), Member(offset, len(encoded), table_crc32c(encoded))

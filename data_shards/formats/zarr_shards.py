@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from data_shards.formats.encoding import Encoding, Member, table_crc32c
+from data_shards.formats.encoding import Encoding, Member, chunk_key, table_crc32c
 from data_shards.formats.sample import ShardSample
 
 SUFFIX = ".zarr"
@@ -24,7 +24,7 @@ def write_shard(path: Path, samples: Iterable[ShardSample], encoding: Encoding) 
         for what, (array, fill) in sample.arrays().items():
             encoded = encoding.encode(array, fill)
             _write_json(path / sample.case / what, encoding.metadata(array, fill))
-            file = path / sample.case / what / _chunk_key(array.ndim)
+            file = path / sample.case / what / chunk_key(what)
             file.parent.mkdir(parents=True)
             file.write_bytes(encoded)
             written[what] = Member(0, len(encoded), table_crc32c(encoded))
@@ -34,11 +34,7 @@ def write_shard(path: Path, samples: Iterable[ShardSample], encoding: Encoding) 
 
 def member_file(shard: str, case: str, what: str) -> str:
     """The file of a stored array, relative to the build's folder."""
-    return f"{shard}/{case}/{what}/{_chunk_key(4 if what == 'image' else 3)}"
-
-
-def _chunk_key(ndim: int) -> str:
-    return "/".join(["c", *"0" * ndim])
+    return f"{shard}/{case}/{what}/{chunk_key(what)}"
 
 
 def _group(attributes: dict[str, Any]) -> dict[str, Any]:

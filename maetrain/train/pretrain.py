@@ -107,8 +107,8 @@ def pretrain(
             losses.append(output.loss.detach())
             samples_seen = batch.samples_seen_after
             num_replaced += batch.num_replaced
-        loss = mean_over_ranks(torch.stack(losses).mean(), who)
-        replaced = mean_over_ranks(torch.tensor(float(num_replaced), device=who.device), who) * who.world_size
+        mean_loss = torch.stack(losses).mean().float()
+        loss, replaced = means_over_ranks(torch.stack([mean_loss, mean_loss.new_tensor(num_replaced)]), who)
         taken = time.perf_counter() - started
         info = StepInfo(
             step + 1,
@@ -119,7 +119,7 @@ def pretrain(
             taken,
             waited,
             config.global_batch / taken,
-            round(replaced),
+            round(replaced * who.world_size),
         )
         curve.append(CurvePoint(step + 1, loss, info.volumes_per_s))
         if who.is_first:
@@ -132,9 +132,9 @@ def pretrain(
     return curve
 
 
-def mean_over_ranks(value: torch.Tensor, who: RankInfo) -> float:
-    value = value.float()
+def means_over_ranks(values: torch.Tensor, who: RankInfo) -> list[float]:
+    """Each of the float32 `values` as its mean over all ranks."""
     if who.world_size > 1:
-        dist.all_reduce(value)
-        value = value / who.world_size
-    return float(value)
+        dist.all_reduce(values)
+        values = values / who.world_size
+    return values.tolist()
