@@ -33,9 +33,10 @@ from maetrain.recipes.load import load_recipe
 from maetrain.report.statistics import arm_curve, compare
 from maetrain.tracking.tracker import NullTracker
 from maetrain.train.config import PretrainSetup
+from maetrain.train.curve import StepInfo
 from maetrain.train.export import export_encoder
 from maetrain.train.group import RankInfo, joined_group
-from maetrain.train.pretrain import StepInfo, pretrain
+from maetrain.train.pretrain import pretrain
 
 MODES = ("dense", "visible")
 
@@ -55,7 +56,7 @@ def pretrained(
 
     def say(info: StepInfo) -> None:
         if info.step % 50 == 0:
-            print(f"{mode}: step {info.step}/{info.steps} loss {info.loss:.4f} {info.step_s:.2f} s", flush=True)
+            print(f"{mode}: step {info.step}/{config.pretrain.steps} loss {info.loss:.4f} {info.step_s:.2f} s", flush=True)
 
     curve = pretrain(setup, who, say)
     handover = out / mode / "handover"

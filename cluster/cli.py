@@ -11,6 +11,7 @@ os.environ.setdefault("PYTHONWARNINGS", "ignore")  # of libraries, in all our pr
 import click
 
 from data_shards.errors import InputError
+from maetrain.train.wishes import Stopped
 
 # absolute, because Ray's workers may stand in another folder
 PATH = click.Path(path_type=Path, resolve_path=True)
@@ -152,13 +153,21 @@ def shards_show(folder: Path, sheet: Path | None) -> None:
         say(f"contact sheet: {sheet}")
 
 
-@cli.command(epilog=examples("maetrain pretrain small --shards shards/ --out runs/mae pretrain.steps=2000"))
+@cli.command(
+    epilog=examples(
+        "maetrain pretrain small --shards shards/ --out runs/mae pretrain.steps=2000",
+        "maetrain pretrain small --shards shards/ --out runs/mae cluster.pretrain_workers=[1,4]",
+        "maetrain pretrain small --shards shards/ --out runs/lower --fork runs/mae pretrain.learning_rate=3e-4",
+    )
+)
 @click.argument("recipe")
 @OVERRIDES
 @click.option("--shards", "shards_dir", type=PLACE, required=True, help="Folder of a shard index.")
-@click.option("--out", type=FOLDER, required=True, help="Folder of the run; a run that is there goes on.")
+@click.option("--out", type=PLACE, required=True, help="Folder of the run, or s3://bucket/folder; a run there goes on.")
 @click.option("--address", help="Ray cluster to join; without it, Ray starts on this machine.")
 @click.option("--tracking-uri", help="MLflow store. Default: sqlite in OUT.")
+@click.option("--fork", type=PLACE, help="Run or checkpoint with other settings to begin with, where OUT has none yet.")
+@click.option("--profile", is_flag=True, help="Write a torch profiler trace of some steps to OUT/profile.")
 @click.option("--setup-only", type=FILE, help="Write the run's setup there, for `python -m maetrain.train`, and stop.")
 def pretrain(
     recipe: str,
@@ -167,17 +176,22 @@ def pretrain(
     out: Path,
     address: str | None,
     tracking_uri: str | None,
+    fork: Path | None,
+    profile: bool,
     setup_only: Path | None,
 ) -> None:
     """Pretrain a masked autoencoder on shards, in a Ray Train group under DeepSpeed.
 
     Test and monitor persons of the recipe's split are left out where the shards have labels. The encoder is in
-    OUT/handover afterwards.
+    OUT/handover afterwards. Whatever ends a run, the same command goes on from its newest checkpoint, also on another
+    number of workers; Ctrl-C and SIGTERM store one first.
     """
     from cluster.verbs import run_pretrain_verb
+    from data_shards.formats.files import absolute
     from maetrain.recipes.load import load_recipe
 
-    run_pretrain_verb(load_recipe(recipe, overrides), shards_dir, out, address, tracking_uri, setup_only)
+    how = {"fork": None if fork is None else absolute(fork), "profile": profile}
+    run_pretrain_verb(load_recipe(recipe, overrides), shards_dir, out, address, tracking_uri, how, setup_only)
 
 
 @cli.command(
@@ -310,6 +324,9 @@ def main() -> None:
         if error.errno not in ENVIRONMENT:
             raise
         _fail(f"{error.filename or 'file'}: {error.strerror}; make room or give another folder")
+    except Stopped as stopped:
+        click.echo(f"maetrain: {stopped}", err=True)
+        sys.exit(128 + stopped.signal_number)
     except (click.Abort, KeyboardInterrupt):
         click.echo("maetrain: stopped; the same command goes on from here", err=True)
         sys.exit(130)

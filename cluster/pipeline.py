@@ -4,6 +4,7 @@ OUT/archive-KEY    synthetic scans, when no archive is given
 OUT/shards/FORMAT-KEY    OUT/pretrain/mae-KEY    OUT/jobs/NAME-KEY
 """
 
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from cluster.tracked import Tracking, tracked
 from data_shards.archive.cases import relative
 from data_shards.archive.layout import Archive
 from data_shards.build import BuildConfig
-from data_shards.formats.files import absolute
+from data_shards.formats.files import absolute, location, published
 from data_shards.formats.index import ShardIndex
 from data_shards.ingest import size_and_time
 from data_shards.synthetic import write_archive
@@ -29,6 +30,7 @@ from maetrain.tracking.tracker import Tracker
 from maetrain.train.config import PretrainSetup
 from maetrain.train.export import export_encoder
 from maetrain.train.picture import rebuilt_crop
+from maetrain.train.resume import FREE
 
 Timings = dict[str, float]
 
@@ -94,18 +96,17 @@ def make_setup(config: RunConfig, index: ShardIndex, pool: tuple[str, ...], run_
         pretrain=config.pretrain,
         shards=absolute(index.root),
         pool_subjects=pool,
-        run_dir=str(run_dir.resolve()),
+        run_dir=absolute(run_dir),
     )
 
 
 def pretrain_stage(config: RunConfig, index: ShardIndex, pool: tuple[str, ...], out: Path) -> Stage:
     """All that the encoder depends on, the number of workers too: it changes the order of the sums."""
-    free = {"checkpoint_every", "keep_checkpoints", "log_every", "loader_workers", "max_damaged_share", "compile"}
     inputs = {
         "shard_index_sha256": index.sha256,
         "pool_subjects": list(pool),
         "model": config.model.encoder_settings(),
-        "pretrain": config.pretrain.model_dump(mode="json", exclude=free),
+        "pretrain": config.pretrain.model_dump(mode="json", exclude=set(FREE)),
         "workers": config.cluster.pretrain_workers,
     }
     return Stage(out / "pretrain", "mae", inputs)
@@ -115,14 +116,18 @@ def pretrain_and_export(
     setup: PretrainSetup, config: RunConfig, index: ShardIndex, resources: Resources, tracker: Tracker
 ) -> Path:
     """Pretrains in `setup.run_dir`, hands the encoder over there, and draws what it rebuilds."""
-    run_dir = Path(setup.run_dir)
+    run_dir = location(setup.run_dir)
+    setup = setup.model_copy(update={"tracker_run_id": tracker.run_id})
     with progress_bar("pretraining") as bar:
         run_pretraining(setup, config.cluster, resources, bar, tracker)
-    export_encoder(run_dir, run_dir / "handover")
-    picture = run_dir / "reconstruction.png"
-    reconstruction(picture, *rebuilt_crop(run_dir, index, setup))
-    tracker.file(picture, "reconstructions")
-    tracker.file(run_dir / "handover" / "contract.json", "handover")
+    with published(run_dir / "handover") as folder:
+        export_encoder(run_dir, folder)
+        tracker.file(folder / "contract.json", "handover")
+    with tempfile.TemporaryDirectory() as scratch:
+        picture = Path(scratch) / "reconstruction.png"
+        reconstruction(picture, *rebuilt_crop(run_dir, index, setup))
+        tracker.file(picture, "reconstructions")
+        (run_dir / picture.name).write_bytes(picture.read_bytes())
     return run_dir / "handover"
 
 

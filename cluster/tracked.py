@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from maetrain.tracking.mlflow_tracker import MlflowTracker, find_run, remove_run, set_parent
+from maetrain.train.wishes import Stopped
 
 WORK_TAG = "maetrain.work"
 
@@ -25,7 +26,7 @@ class Tracking:
 
 @contextmanager
 def tracked(tracking: Tracking, name: str, work: str, resumes: bool = True) -> Iterator[MlflowTracker]:
-    """The run of the piece of work with hash `work`; FAILED on errors.
+    """The run of the piece of work with hash `work`; FAILED on errors, KILLED where it was stopped.
 
     A run that an earlier try left is reopened, or, where work starts over (`resumes` false), replaced: its points would
     stand twice.
@@ -38,7 +39,7 @@ def tracked(tracking: Tracking, name: str, work: str, resumes: bool = True) -> I
     tracker.tags({WORK_TAG: work})
     try:
         yield tracker
-    except BaseException:
-        tracker.finish("FAILED")
+    except BaseException as error:
+        tracker.finish("KILLED" if isinstance(error, (KeyboardInterrupt, Stopped)) else "FAILED")
         raise
     tracker.finish()

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from cluster.comparison import INPUTS, compare_arms
 from cluster.console import say, show_table
@@ -15,6 +16,7 @@ from cluster.tracked import Tracking, tracked
 from data_shards.archive.identity import read_identity
 from data_shards.archive.layout import read_archive
 from data_shards.errors import InputError
+from data_shards.formats.files import is_remote
 from data_shards.formats.index import ShardIndex
 from data_shards.splits import Split
 from maetrain.checkpoint.commit import write_atomically
@@ -34,21 +36,33 @@ def _split(config: RunConfig, index: ShardIndex) -> Split:
 
 
 def _tracking(out: Path, uri: str | None) -> Tracking:
-    out.mkdir(parents=True, exist_ok=True)
+    if is_remote(out) and uri is None:
+        raise InputError(
+            f"--out {out}: runs can't be tracked in a bucket; give --tracking-uri, a server or sqlite:///FILE"
+        )
+    if not is_remote(out):
+        out.mkdir(parents=True, exist_ok=True)
     store = uri or tracking_uri(out)
     return Tracking(store, open_experiment(store, EXPERIMENT, None if uri else out / "mlartifacts"), "")
 
 
 def run_pretrain_verb(
-    config: RunConfig, shards: Path, out: Path, address: str | None, uri: str | None, setup_only: Path | None
+    config: RunConfig,
+    shards: Path,
+    out: Path,
+    address: str | None,
+    uri: str | None,
+    how: dict[str, Any],
+    setup_only: Path | None,
 ) -> None:
+    """`how`: the fields `fork` and `profile` of the setup."""
     index = ShardIndex.load(shards)
     config = fit_channels(config, index)
     split = _split(config, index) if len(index.volumes.labelled) else None
     pool = pretrain_pool(index, split)
     left_out = f"; {len(split.test)} test and {len(split.monitor)} monitor persons are left out" if split else ""
     say(f"pretraining pool: {len(pool)} persons{left_out}")
-    setup = make_setup(config, index, pool, out)
+    setup = make_setup(config, index, pool, out).model_copy(update=how)
     if setup_only:
         setup_only.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(setup_only, setup.model_dump_json(indent=1))

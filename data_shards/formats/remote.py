@@ -13,6 +13,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import fsspec
 from fsspec.asyn import AsyncFileSystem, sync
@@ -95,8 +96,40 @@ class RemoteFiles:
                         return b""  # beyond the end of the file
                     raise OSError(f"{self.root}: {error}") from None
                 failure = error
-        reason = " ".join(str(failure).split()) or type(failure).__name__
-        raise OSError(f"{self.root}: {_ATTEMPTS} attempts failed, the last with: {reason}")
+        assert failure is not None
+        raise OSError(f"{self.root}: {_ATTEMPTS} attempts failed, the last with: {_reason(failure)}")
+
+
+def send(source: Path, target: Path) -> None:
+    """Copies a file of this machine into a bucket and checks the size it has there. OSError for whatever goes wrong."""
+    assert isinstance(target, UPath)
+    client = _client(target)
+    try:
+        sync(client.loop, client._put_file, str(source), target.path)
+        size = sync(client.loop, client._info, target.path)["size"]
+    except Exception as error:  # the clients of the many file systems have no common class of failures
+        raise OSError(f"{target}: not written ({_reason(error)})") from None
+    if size != source.stat().st_size:
+        raise OSError(f"{target}: {size} bytes arrived, not {source.stat().st_size}")
+
+
+def fetch(source: Path, target: Path) -> None:
+    """Copies a file out of a bucket to this machine. OSError for whatever goes wrong."""
+    assert isinstance(source, UPath)
+    client = _client(source)
+    try:
+        size = sync(client.loop, client._info, source.path)["size"]
+    except Exception as error:
+        raise OSError(f"{source}: not read ({_reason(error)})") from None
+    files = RemoteFiles(source.parent)
+    with target.open("wb") as file:
+        for start in range(0, size, _ALLOWANCE_BYTES):
+            for part in files.read(source.name, [Range(start, min(_ALLOWANCE_BYTES, size - start))]):
+                file.write(part)
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def affordable_gap_bytes(ranges: Sequence[Range]) -> int:

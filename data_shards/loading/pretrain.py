@@ -1,11 +1,14 @@
 """Endless batches of unlabelled crops for masked pretraining.
 
-Which sample comes when is a pure function of (seed, epoch), its crop, mirroring and mask seed one of (seed, epoch,
-sample): neither ranks nor workers change them, and `samples_seen` is the whole state. B batch, C channel, D H W voxels.
+Which sample comes when is a pure function of (seed, order, epoch), its crop, mirroring and mask seed one of (seed,
+epoch, sample): neither ranks nor workers change them, and `samples_seen` is the whole state.
+
+B batch, C channel, D H W voxels
 """
 
+import itertools
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,8 +20,9 @@ from data_shards.errors import InputError, ShardError
 from data_shards.formats.index import ShardIndex
 from data_shards.loading.crops import Answer, CropRecipe, CropSet, Request
 from data_shards.loading.ring import BatchRing
-from data_shards.order.partition import positions
+from data_shards.order.partition import Pass, step_passes
 from data_shards.order.shuffle import EpochOrder
+from data_shards.order.streams import stream_seed
 from data_shards.order.world import World
 
 CACHE_BYTES = 256 * 2**20  # per rank
@@ -28,11 +32,12 @@ _HELD = 4  # batches that may be held beside; more are handed over the slow way
 
 @dataclass(frozen=True)
 class PretrainBatch:
-    """One micro batch of one rank.
+    """The samples of one forward pass of one rank.
 
     stored_BCDHW: float16 or int16 crops as stored; `volume_BCDHW` widens them. seeds_B: int64, one mask seed per
-    sample. keys: their case names. samples_seen_after: position of the global order after this micro step of all
-    ranks; a run resumes from it. num_replaced: samples whose volume could not be read and gave way to another, for the
+    sample. keys: their case names. samples_seen_after: position of the global order after this pass of all ranks; a
+    run resumes from that after the last pass of a step. weight: of the pass's mean loss in the plain mean over the
+    passes of a step, see `Pass`. num_replaced: samples whose volume could not be read and gave way to another, for the
     reasons in `damage`.
     """
 
@@ -42,6 +47,7 @@ class PretrainBatch:
     seeds_B: Tensor
     keys: tuple[str, ...]
     samples_seen_after: int
+    weight: float = 1.0
     num_replaced: int = 0
     damage: tuple[str, ...] = ()
 
@@ -78,27 +84,38 @@ def pretrain_batches(
     max_damaged_share: float = 0.01,
     on_damage: Callable[[str], None] = warnings.warn,
     pin_memory: bool = False,
+    global_batch: int | None = None,
+    order: int = 0,
 ) -> Iterator[PretrainBatch]:
-    """Batches of `micro_batch` crops for `world.rank`, from position `samples_seen` on, for ever.
+    """The passes of `world.rank`, at most `micro_batch` crops each, from position `samples_seen` on, for ever.
+
+    `global_batch` crops of all ranks are one optimizer step; none = one whole micro batch of each rank. Another
+    `order` (from 0) shuffles the epochs otherwise and leaves each sample's crops and masks as they are: for a run that
+    goes back to a checkpoint and on in another order. In that epoch some samples come twice and some not at all.
 
     `volumes` are places in `index.volumes`: the pool. For `mirror`, `crops_per_volume` and `min_foreground` see
     `CropRecipe`. With `num_workers` = 0 stored volumes stay in memory if the pool fits `cache_bytes`; worker processes
     read just the crops and hand them over in shared memory.
 
     A volume that can't be read gives way to another; `on_damage` hears of each once. Raises ShardError when more than
-    `max_damaged_share` (0..1) of this rank's samples did, InputError for an empty pool.
+    `max_damaged_share` (0..1) of this rank's samples did, InputError for an empty pool or more ranks than samples of a
+    step, ValueError for `samples_seen` in the middle of a step of `global_batch`.
     """
     if not len(volumes):
         raise InputError("the pretraining pool is empty: lower the share of test persons or add scans")
     recipe = CropRecipe(crop_DHW, seed, crops_per_volume, mirror, min_foreground)
-    order = EpochOrder(len(volumes), seed, crops_per_volume)
+    if global_batch is not None and samples_seen % global_batch:
+        raise ValueError(f"{samples_seen} samples seen is not a whole number of steps of {global_batch}")
+    epochs = EpochOrder(len(volumes), stream_seed(seed, "order", order) if order else seed, crops_per_volume)
+    per_step = micro_batch * world.size if global_batch is None else global_batch
+    asked, answered = itertools.tee(_passes(samples_seen, per_step, micro_batch, world))  # the loader runs ahead
     ring = None
     if num_workers:
         shape = (micro_batch, len(index.channel_names), *crop_DHW)
         ring = BatchRing(num_workers * _PREFETCH + _HELD, shape, np.dtype(index.encoding.dtype))
     loader = DataLoader(
         CropSet(index, volumes, recipe, 0 if num_workers else cache_bytes, ring),
-        batch_sampler=_Requests(order, micro_batch, world, samples_seen, ring),  # type: ignore[arg-type]
+        batch_sampler=_Requests(epochs, asked, ring),  # type: ignore[arg-type]
         num_workers=num_workers,
         prefetch_factor=_PREFETCH if num_workers else None,
         multiprocessing_context="fork" if num_workers else None,  # the ring is shared by being inherited
@@ -106,10 +123,9 @@ def pretrain_batches(
         worker_init_fn=_one_thread,
         generator=torch.Generator(),  # its own, or the loader would draw from the program's
     )
-    damage = DamageCount(max_damaged_share, order.num_samples / world.size, on_damage)
+    damage = DamageCount(max_damaged_share, epochs.num_samples / world.size, on_damage)
     for answer in loader:
-        samples_seen += micro_batch * world.size
-        batch = _batch(answer, ring, samples_seen, pin_memory)
+        batch = _batch(answer, ring, next(answered), pin_memory)
         del answer
         damage.add(batch)
         yield batch
@@ -142,36 +158,38 @@ class DamageCount:
 
 
 class _Requests:
-    """Batch sampler: for each micro step this rank's part of the order, and a free slot to put it into."""
+    """Batch sampler: for each of this rank's passes its part of the order, and a free slot to put it into."""
 
-    def __init__(
-        self, order: EpochOrder, micro_batch: int, world: World, samples_seen: int, ring: BatchRing | None
-    ) -> None:
-        self.order, self.micro_batch, self.world, self.samples_seen = order, micro_batch, world, samples_seen
-        self.ring = ring
+    def __init__(self, epochs: EpochOrder, passes: Iterable[Pass], ring: BatchRing | None) -> None:
+        self.epochs, self.passes, self.ring = epochs, passes, ring
 
     def __iter__(self) -> Iterator[Request]:
-        seen = self.samples_seen
-        while True:
-            keys = [self.order.at(position) for position in positions(seen, self.micro_batch, self.world)]
+        for one in self.passes:
+            keys = [self.epochs.at(position) for position in one.positions]
             yield Request(keys, self.ring.take() if self.ring else None)
-            seen += self.micro_batch * self.world.size
 
 
-def _batch(answer: Answer, ring: BatchRing | None, samples_seen: int, pin_memory: bool) -> PretrainBatch:
+def _passes(samples_seen: int, global_batch: int, micro_batch: int, world: World) -> Iterator[Pass]:
+    """This rank's passes of all steps from `samples_seen` on."""
+    for seen in itertools.count(samples_seen, global_batch):
+        yield from step_passes(seen, global_batch, micro_batch, world)
+
+
+def _batch(answer: Answer, ring: BatchRing | None, of_pass: Pass, pin_memory: bool) -> PretrainBatch:
+    samples = answer.samples
     if answer.voxels_BCDHW is not None:
         stored_BCDHW = torch.from_numpy(answer.voxels_BCDHW)
     else:
         assert ring is not None and answer.slot is not None
-        stored_BCDHW = ring.tensor(answer.slot)
-    samples = answer.samples
+        stored_BCDHW = ring.tensor(answer.slot)[: len(samples)]  # a slot has room for a whole micro batch
     return PretrainBatch(
         stored_BCDHW.pin_memory() if pin_memory else stored_BCDHW,
         torch.tensor([sample.scale for sample in samples], dtype=torch.float32),
         torch.tensor([sample.offset for sample in samples], dtype=torch.float32),
         torch.tensor([sample.mask_seed for sample in samples], dtype=torch.int64),
         tuple(sample.case for sample in samples),
-        samples_seen,
+        of_pass.seen_after,
+        of_pass.weight,
         num_replaced=sum(bool(sample.damage) for sample in samples),
         damage=tuple(line for sample in samples for line in sample.damage),
     )

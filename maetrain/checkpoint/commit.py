@@ -1,33 +1,44 @@
 """Committed checkpoints: a checkpoint counts when its manifest is in place.
 
-Every rank writes its own file and hashes it; rank 0 then writes the manifest under a temporary name, syncs it
-and renames it. A crash at any moment leaves either a complete checkpoint or a directory without a manifest,
-which resume passes over and the next save sweeps away. Costs one read of the files at resume, for the hashes.
+Every rank writes and hashes its own file; when all are there, rank 0 puts the manifest beside them, whole or not at
+all. A crash at any moment leaves either a complete checkpoint or a folder without a manifest, which resume passes over
+and the next start sweeps away. The folder's name ends with the attempt (one start of the training group) that wrote it:
+a rank that was cut off and still lives can't write into its successor's files.
 
-    checkpoints/step-00000100/rank-00000.safetensors, rank-00001.safetensors, manifest.json
+    checkpoints/step-00000100-1f9a62c0/rank-00000.safetensors, rank-00001.safetensors, curve.jsonl, manifest.json
+
+`checkpoints` may be a folder or lie in a bucket (s3://). Costs one read of the files at resume, for the hashes.
 """
 
 import hashlib
 import os
-import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
+
+from data_shards.formats.files import is_remote, remove, write_bytes, write_text
+from data_shards.formats.remote import fetch, send
 
 MANIFEST = "manifest.json"
 Model = TypeVar("Model", bound=BaseModel)
 
 
 class CheckpointFile(BaseModel):
+    """`runs`: for a rank's file, which elements [start, stop) of which flattened parameter it holds."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(pattern=r"^[\w.-]+$")
     bytes: int
     sha256: str
+    runs: tuple[tuple[str, int, int], ...] = ()
 
 
 class CheckpointManifest(BaseModel):
@@ -35,7 +46,7 @@ class CheckpointManifest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     step: int = Field(ge=0, description="optimizer steps done")
     samples_seen: int = Field(ge=0, description="position in the global order of samples")
     world_size: int = Field(ge=1)
@@ -55,8 +66,12 @@ class Found(NamedTuple):
     skipped: tuple[str, ...]
 
 
-def step_dir(checkpoints: Path, step: int) -> Path:
-    return checkpoints / f"step-{step:08d}"
+def step_dir(checkpoints: Path, step: int, attempt: str) -> Path:
+    return checkpoints / f"step-{step:08d}-{attempt}"
+
+
+def step_of(folder: Path) -> int:
+    return int(folder.name.split("-")[1])
 
 
 def sha256_file(path: Path) -> str:
@@ -92,16 +107,68 @@ def read_model(path: Path, kind: type[Model]) -> Model:
 
 
 def write_rank_file(folder: Path, rank: int, tensors: dict[str, Tensor]) -> CheckpointFile:
-    """One rank's tensors as safetensors, synced to disk and hashed."""
-    path = folder / f"rank-{rank:05d}.safetensors"
-    save_file(tensors, path)
-    fsync_path(path)
-    return CheckpointFile(name=path.name, bytes=path.stat().st_size, sha256=sha256_file(path))
+    """One rank's tensors ("kind|parameter|start") as safetensors, hashed, and safe in `folder`. Raises OSError."""
+    name = f"rank-{rank:05d}.safetensors"
+    keys = [key.split("|") for key in tensors if key.startswith("weight|")]
+    runs = tuple((name, int(start), int(start) + tensors[f"weight|{name}|{start}"].numel()) for _, name, start in keys)
+    if not is_remote(folder):
+        _save(tensors, folder / name)
+        fsync_path(folder / name)
+        return _described(folder / name, runs)
+    with tempfile.TemporaryDirectory(prefix="maetrain-") as scratch:
+        _save(tensors, Path(scratch) / name)
+        send(Path(scratch) / name, folder / name)
+        return _described(Path(scratch) / name, runs)
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:  # so it calls a full disk, too
+        raise OSError(f"{path}: {error}") from None
+
+
+def _described(path: Path, runs: tuple[tuple[str, int, int], ...]) -> CheckpointFile:
+    return CheckpointFile(name=path.name, bytes=path.stat().st_size, sha256=sha256_file(path), runs=runs)
+
+
+def write_text_file(folder: Path, name: str, text: str) -> CheckpointFile:
+    """A small file that belongs to a checkpoint. Raises OSError."""
+    content = text.encode()
+    write_bytes(folder / name, content)
+    return CheckpointFile(name=name, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
 def commit(folder: Path, manifest: CheckpointManifest) -> None:
-    """The moment from which the checkpoint counts."""
-    write_atomically(folder / MANIFEST, manifest.model_dump_json(indent=1))
+    """The moment from which the checkpoint counts. Raises OSError."""
+    write_text(folder / MANIFEST, manifest.model_dump_json(indent=1))
+
+
+@cache
+def _copies() -> tempfile.TemporaryDirectory:
+    """Where this process keeps copies of files from a bucket, until it ends."""
+    return tempfile.TemporaryDirectory(prefix="maetrain-checkpoint-", ignore_cleanup_errors=True)
+
+
+def local_file(folder: Path, file: CheckpointFile) -> Path:
+    """The file on this machine: itself, or a copy out of a bucket, fetched once and checked. ValueError or OSError."""
+    if not is_remote(folder):
+        return folder / file.name
+    copy = Path(_copies().name) / file.sha256
+    if not copy.is_file():
+        fetch(folder / file.name, copy)
+        try:
+            _check(copy, file, folder / file.name)
+        except ValueError:
+            copy.unlink()
+            raise
+    return copy
+
+
+def forget_copies() -> None:
+    """Removes the copies of files from buckets: after loading, their room may be needed."""
+    _copies().cleanup()
+    _copies.cache_clear()
 
 
 def read_committed(folder: Path) -> CheckpointManifest:
@@ -114,19 +181,36 @@ def read_committed(folder: Path) -> CheckpointManifest:
     except ValueError as error:
         raise ValueError(f"{path}: not a manifest: {error}") from None
     for file in manifest.files:
-        if not (folder / file.name).is_file():
-            raise ValueError(f"{folder / file.name}: missing")
-        if (folder / file.name).stat().st_size != file.bytes:
-            raise ValueError(f"{folder / file.name}: {(folder / file.name).stat().st_size} bytes, not {file.bytes}")
-        if sha256_file(folder / file.name) != file.sha256:
-            raise ValueError(f"{folder / file.name}: its SHA-256 is not the manifest's")
+        try:
+            _check(local_file(folder, file), file, folder / file.name)
+        except OSError as error:
+            raise ValueError(f"{folder / file.name}: can't be read ({error.strerror or error})") from None
     return manifest
 
 
+def _check(path: Path, file: CheckpointFile, name: Path) -> None:
+    """ValueError unless the file at `path`, called `name`, is the one that the manifest describes."""
+    if not path.is_file():
+        raise ValueError(f"{name}: missing")
+    if path.stat().st_size != file.bytes:
+        raise ValueError(f"{name}: {path.stat().st_size} bytes, not {file.bytes}")
+    if sha256_file(path) != file.sha256:
+        raise ValueError(f"{name}: its SHA-256 is not the manifest's")
+
+
+def step_folders(checkpoints: Path) -> list[Path]:
+    """All checkpoint folders, committed or not, the latest step first."""
+    try:
+        folders = [folder for folder in checkpoints.iterdir() if folder.name.startswith("step-")]
+    except FileNotFoundError:
+        return []
+    return sorted(folders, key=lambda folder: folder.name, reverse=True)
+
+
 def newest_committed(checkpoints: Path, say: Callable[[str], None] = lambda _: None) -> Found:
-    """Walks back from the newest directory to the first whose hashes hold; `say` hears what was passed over."""
+    """Walks back from the newest folder to the first whose hashes hold; `say` hears what was passed over."""
     skipped: list[str] = []
-    for folder in sorted(checkpoints.glob("step-*"), reverse=True):
+    for folder in step_folders(checkpoints):
         try:
             manifest = read_committed(folder)
         except ValueError as error:
@@ -138,13 +222,23 @@ def newest_committed(checkpoints: Path, say: Callable[[str], None] = lambda _: N
 
 
 def retain(checkpoints: Path, keep: int, newest: Path) -> None:
-    """Of the committed checkpoints up to `newest`, the one just written, removes all but the last `keep`.
+    """Of the committed checkpoints up to `newest`, just written, removes all but those of the last `keep` steps.
 
-    Uncommitted directories before it go, too. What lies behind it was passed over as damaged when the run resumed:
-    it stays until it is written again, and does not count, or it would push out the one the run can go on from.
+    Uncommitted folders of earlier steps go, too. What lies behind `newest` was passed over as damaged when the run
+    resumed: it stays until it is written again, and does not count, or it would push out the one to go on from.
     """
-    folders = [f for f in sorted(checkpoints.glob("step-*"), reverse=True) if f.name <= newest.name]
-    kept = [f for f in folders if (f / MANIFEST).is_file()][: max(keep, 1)]
+    folders = [folder for folder in step_folders(checkpoints) if step_of(folder) <= step_of(newest)]
+    committed = [folder for folder in folders if (folder / MANIFEST).is_file()]
+    steps = sorted({step_of(folder) for folder in committed}, reverse=True)[: max(keep, 1)]
     for folder in folders:
-        if folder not in kept:
-            shutil.rmtree(folder, ignore_errors=True)
+        is_kept = step_of(folder) in steps if folder in committed else step_of(folder) == step_of(newest)
+        if not is_kept:
+            remove(folder)
+
+
+def sweep_orphans(checkpoints: Path, but: Iterable[Path] = ()) -> None:
+    """Removes every folder that was never committed: what attempts left that ended while they were writing."""
+    spared = {folder.name for folder in but}
+    for folder in step_folders(checkpoints):
+        if folder.name not in spared and not (folder / MANIFEST).is_file():
+            remove(folder)

@@ -19,13 +19,14 @@ def normalise_units(target_BMP: Tensor) -> Tensor:
 
 
 def hidden_mse(pred_BMP: Tensor, target_BMP: Tensor, counts_BMP: Tensor | None = None) -> Tensor:
-    """Mean squared error over the values of hidden units, of those alone where `counts_BMP` (bool) is True.
+    """Mean over samples of the squared error over the values of a sample's hidden units.
 
-    Scalar, float32; 0 where nothing counts.
+    With `counts_BMP` (bool) over those values alone where it is True, 0 for a sample where nothing counts: each sample
+    weighs the same, so a batch may be cut into any micro batches. Scalar, float32.
     """
     pred_BMP, target_BMP = pred_BMP.float(), target_BMP.float()
     if counts_BMP is None:
         return F.mse_loss(pred_BMP, target_BMP)  # fewer passes than below
     # blanked before the square: infinity times zero would be NaN, in the gradient too
     error_BMP = (pred_BMP - target_BMP).masked_fill(~counts_BMP, 0.0)
-    return error_BMP.square().sum() / counts_BMP.sum().clamp(min=1)
+    return (error_BMP.square().sum((1, 2)) / counts_BMP.sum((1, 2)).clamp(min=1)).mean()

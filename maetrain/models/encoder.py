@@ -8,7 +8,7 @@ by a voxel on each side; at a unit's face they see zeros, as at the border of a 
 computed or leaks, and work and memory scale with the visible share (the logits of attention in windows larger than a
 unit alone are those of the whole map, where that is cheaper).
 
-B batch, C channel, D H W voxels or tokens, E embedding, V visible units
+B batch, C channel, D H W voxels or tokens, E embedding, V visible units, K blocks of the encoder or a stage
 """
 
 from collections.abc import Callable
@@ -110,9 +110,10 @@ class Stage(nn.Module):
             for i, rate in enumerate(drop_paths)
         )
 
-    def forward(self, x_BDHWE: Tensor, seen: VisibleUnits | None = None) -> Tensor:
-        for block in self.blocks:
-            x_BDHWE = run(block, self.recompute, x_BDHWE, seen)
+    def forward(self, x_BDHWE: Tensor, seen: VisibleUnits | None = None, draws_K2B: Tensor | None = None) -> Tensor:
+        for i, block in enumerate(self.blocks):
+            draws_2B = (None, None) if draws_K2B is None else draws_K2B[i].unbind()
+            x_BDHWE = run(block, self.recompute, x_BDHWE, seen, *draws_2B)
         return x_BDHWE
 
 
@@ -135,22 +136,40 @@ class Encoder(nn.Module):
         return [channels_first(feats_BDHWE) for feats_BDHWE in self.over_map(volume_BCDHW)]
 
     def over_map(self, volume_BCDHW: Tensor) -> list[Tensor]:
-        """As `forward`, channels last: (B, D_s, H_s, W_s, E * 2**s)."""
-        return self.run_stages(self.run_stem(volume_BCDHW))
+        """As `forward`, channels last: (B, D_s, H_s, W_s, E * 2**s). Drop path by torch's own generator."""
+        draws_K2B = None
+        if self.has_drop_path:
+            draws_K2B = torch.rand(self.num_blocks, 2, len(volume_BCDHW), device=volume_BCDHW.device)
+        return self.run_stages(self.run_stem(volume_BCDHW), draws_K2B=draws_K2B)
 
-    def over_units(self, units_MCDHW: Tensor, seen: VisibleUnits) -> list[Tensor]:
+    def over_units(self, units_MCDHW: Tensor, seen: VisibleUnits, draws_K2B: Tensor | None = None) -> list[Tensor]:
         """Visible units alone: (B * V, C, d, h, w) voxels, sample by sample -> [(B * V, d_s, h_s, w_s, E * 2**s)]."""
-        return self.run_stages(self.run_stem(units_MCDHW), seen)
+        return self.run_stages(self.run_stem(units_MCDHW), seen, draws_K2B)
+
+    @property
+    def num_blocks(self) -> int:
+        return sum(self.config.depths)
+
+    @property
+    def has_drop_path(self) -> bool:
+        """Whether branches are dropped now: in training alone."""
+        return self.training and self.config.drop_path > 0
 
     def run_stem(self, volume_BCDHW: Tensor) -> Tensor:
         return run(self.stem, "stem" in self.config.recompute, volume_BCDHW)
 
-    def run_stages(self, x_BDHWE: Tensor, seen: VisibleUnits | None = None) -> list[Tensor]:
-        """Everything behind the stem; the dense masked autoencoder puts its mask token in between."""
+    def run_stages(
+        self, x_BDHWE: Tensor, seen: VisibleUnits | None = None, draws_K2B: Tensor | None = None
+    ) -> list[Tensor]:
+        """Everything behind the stem; the dense masked autoencoder puts its mask token in between.
+
+        `draws_K2B` decides what drop path drops, see `draw_drops_K2B`; None = nothing.
+        """
         feats = []
+        draws_of_stages = [None] * len(self.stages) if draws_K2B is None else draws_K2B.split(self.config.depths)
         for s, (stage, norm) in enumerate(zip(self.stages, self.norms, strict=True)):
             if s > 0:
                 x_BDHWE = self.downs[s - 1](x_BDHWE)
-            x_BDHWE = stage(x_BDHWE, seen)
+            x_BDHWE = stage(x_BDHWE, seen, draws_of_stages[s])
             feats.append(norm(x_BDHWE))
         return feats

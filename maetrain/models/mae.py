@@ -5,7 +5,8 @@ decoder. At 75 % hidden this computes and keeps a quarter of what `dense` does. 
 their stem tokens replaced by a learned token, and the full grid is computed, as masked image modelling with windowed
 networks usually does. Neither lets the content of a hidden voxel into the encoder.
 
-B batch, C channel, D H W voxels, G mask units, V visible and M hidden ones, E embedding, P values in a unit
+B batch, C channel, D H W voxels, G mask units, V visible and M hidden ones, E embedding, P values in a unit,
+K blocks of the encoder
 """
 
 from typing import Literal, NamedTuple
@@ -28,6 +29,7 @@ from maetrain.masking.units import (
     spread_units,
     to_units,
 )
+from maetrain.models.blocks import draw_drops_K2B
 from maetrain.models.config import NNFormerConfig, nearest_divisor
 from maetrain.models.encoder import Encoder, check_volume
 from maetrain.models.init import init_weights
@@ -116,7 +118,8 @@ class MaskedAutoencoder(nn.Module):
         nn.init.trunc_normal_(self.mask_token_E, std=0.02)
 
     def forward(self, volume_BCDHW: Tensor, seeds_B: Tensor, counts_BDHW: Tensor | None = None) -> MaeOutput:
-        """`seeds_B`: one int64 mask seed per sample. `counts_BDHW`: bool, voxels that may count in the loss.
+        """`seeds_B`: one int64 seed per sample, of its mask and, in training, of its drop path: so neither depends on
+        the batch. `counts_BDHW`: bool, voxels that may count in the loss.
 
         InputError where the crop is no multiple of the unit, or the ratio leaves no hidden or no visible unit.
         """
@@ -127,7 +130,12 @@ class MaskedAutoencoder(nn.Module):
         is_hidden_BG = sample_hidden_BG(grid, seeds_B, self.mae.ratio, self.mae.sampling)
         visible_BV, hidden_BM = (index.to(volume_BCDHW.device) for index in split_units(is_hidden_BG))
         is_hidden_BG = is_hidden_BG.to(volume_BCDHW.device)
-        loss, pred_BMP = self.reconstruct(volume_BCDHW, is_hidden_BG, visible_BV, hidden_BM, grid, counts_BDHW)
+        draws_K2B = None
+        if self.encoder.has_drop_path:
+            draws_K2B = draw_drops_K2B(seeds_B, self.encoder.num_blocks).to(volume_BCDHW.device)
+        loss, pred_BMP = self.reconstruct(
+            volume_BCDHW, is_hidden_BG, visible_BV, hidden_BM, grid, counts_BDHW, draws_K2B
+        )
         return MaeOutput(loss, pred_BMP, hidden_BM, is_hidden_BG)
 
     def reconstruct(
@@ -138,35 +146,41 @@ class MaskedAutoencoder(nn.Module):
         hidden_BM: Tensor,
         grid: MaskUnitGrid,
         counts_BDHW: Tensor | None,
+        draws_K2B: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """Loss and prediction for a given mask. Random in drop path alone, no transfer: what `torch.compile` is for."""
+        """Loss and prediction for a given mask and drop path. Nothing random, no transfer: for `torch.compile`."""
         units_BGCDHW = cut_units(volume_BCDHW, grid)
         if self.mae.mode == "visible":
-            visible_BVE = self.decoder.join(self.encode_visible(units_BGCDHW, visible_BV, grid))
+            visible_BVE = self.decoder.join(self.encode_visible(units_BGCDHW, visible_BV, grid, draws_K2B))
             B, V, E = visible_BVE.shape
             tokens_BGE = self.mask_token_E.to(visible_BVE.dtype).expand(B, grid.num_units, E)
             tokens_BGE = tokens_BGE.scatter(1, visible_BV[..., None].expand(B, V, E), visible_BVE)
         else:
-            tokens_BGE = self.decoder.join(self.encode_dense(volume_BCDHW, is_hidden_BG, grid))
+            tokens_BGE = self.decoder.join(self.encode_dense(volume_BCDHW, is_hidden_BG, grid, draws_K2B))
         pred_BMP = self.decoder(tokens_BGE, grid.grid_DHW, hidden_BM)
         target_BMP = pick_units(units_BGCDHW, hidden_BM).flatten(2)
         if self.mae.normalise_target:
             target_BMP = normalise_units(target_BMP)
         return hidden_mse(pred_BMP, target_BMP, self.counts_BMP(volume_BCDHW, hidden_BM, grid, counts_BDHW)), pred_BMP
 
-    def encode_visible(self, units_BGCDHW: Tensor, visible_BV: Tensor, grid: MaskUnitGrid) -> list[Tensor]:
+    def encode_visible(
+        self, units_BGCDHW: Tensor, visible_BV: Tensor, grid: MaskUnitGrid, draws_K2B: Tensor | None = None
+    ) -> list[Tensor]:
         """[(B, V, c_s, E_s) for each stage s], from the voxels of the visible units alone."""
         units_BVCDHW = pick_units(units_BGCDHW, visible_BV)
-        feats = self.encoder.over_units(units_BVCDHW.flatten(0, 1), VisibleUnits(grid.grid_DHW, visible_BV))
+        seen = VisibleUnits(grid.grid_DHW, visible_BV)
+        feats = self.encoder.over_units(units_BVCDHW.flatten(0, 1), seen, draws_K2B)
         return [feats_MDHWE.view(*visible_BV.shape, -1, feats_MDHWE.shape[-1]) for feats_MDHWE in feats]
 
-    def encode_dense(self, volume_BCDHW: Tensor, is_hidden_BG: Tensor, grid: MaskUnitGrid) -> list[Tensor]:
+    def encode_dense(
+        self, volume_BCDHW: Tensor, is_hidden_BG: Tensor, grid: MaskUnitGrid, draws_K2B: Tensor | None = None
+    ) -> list[Tensor]:
         """[(B, G, c_s, E_s) for each stage s]: hidden voxels blank, hidden stem tokens the mask token."""
         is_hidden_B1DHW = spread_units(is_hidden_BG, grid, grid.unit_DHW)[:, None]
         tokens_BDHWE = self.encoder.run_stem(volume_BCDHW.masked_fill(is_hidden_B1DHW, 0.0))
         is_hidden_BDHW1 = spread_units(is_hidden_BG, grid, self.decoder.join.cells[0])[..., None]
         tokens_BDHWE = torch.where(is_hidden_BDHW1, self.mask_token_E.to(tokens_BDHWE.dtype), tokens_BDHWE)
-        feats = self.encoder.run_stages(tokens_BDHWE)
+        feats = self.encoder.run_stages(tokens_BDHWE, draws_K2B=draws_K2B)
         return [tokens_by_unit(*stage) for stage in zip(feats, self.decoder.join.cells, strict=True)]
 
     def counts_BMP(

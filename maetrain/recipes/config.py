@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from data_shards.build import BuildConfig
 from data_shards.synthetic import SyntheticConfig
@@ -54,10 +54,28 @@ class EvaluateConfig(_Settings):
 class ClusterConfig(_Settings):
     """What to ask Ray for."""
 
-    pretrain_workers: int = Field(2, ge=1, description="ranks of the pretraining group")
+    pretrain_workers: PositiveInt | tuple[PositiveInt, PositiveInt] = Field(
+        2,
+        description="ranks of the pretraining group; [fewest, most]: as many as there is room for, also while it runs",
+    )
     cpus_per_worker: float = Field(1, gt=0, description="CPU cores a rank holds")
-    max_failures: int = Field(2, ge=0, description="restarts of the pretraining group before it gives up")
+    max_failures: int = Field(
+        3, ge=0, description="failures in a row, without a new checkpoint between them, before a pretraining gives up"
+    )
+    resize_check_s: float = Field(60, gt=0, description="how often a group of [fewest, most] looks for room, seconds")
+    grace_s: float = Field(25, gt=0, description="time to store a checkpoint after SIGTERM or Ctrl-C, seconds")
     object_store_mib: int = Field(256, ge=80, description="shared memory of a local Ray node, MiB")
+
+    @property
+    def workers(self) -> tuple[int, int]:
+        """(fewest, most) ranks."""
+        return self.pretrain_workers if isinstance(self.pretrain_workers, tuple) else (self.pretrain_workers,) * 2
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "ClusterConfig":
+        if self.workers[0] > self.workers[1]:
+            raise ValueError(f"pretrain_workers = {list(self.workers)}: give [fewest, most]")
+        return self
 
 
 class RunConfig(_Settings):

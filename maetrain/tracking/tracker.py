@@ -6,7 +6,10 @@ from typing import Protocol
 
 
 class Tracker(Protocol):
-    """One run of an experiment store."""
+    """One run of an experiment store; `run_id` names it there."""
+
+    @property
+    def run_id(self) -> str | None: ...
 
     def tags(self, tags: Mapping[str, str]) -> None: ...
 
@@ -29,6 +32,8 @@ class Tracker(Protocol):
 
 class NullTracker:
     """Keeps nothing: for benchmarks, tests, and ranks other than the first."""
+
+    run_id: str | None = None
 
     def tags(self, tags: Mapping[str, str]) -> None:
         pass

@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from data_shards.errors import InputError
+from data_shards.order.partition import num_passes
 from maetrain.models.config import NNFormerConfig, Triple
 from maetrain.models.mae import MaeConfig
 
@@ -21,7 +21,13 @@ class PretrainConfig(BaseModel):
     warmup_steps: int = Field(20, ge=0, description="steps of linear warm-up before the cosine decay")
     weight_decay: float = Field(0.05, ge=0, description="AdamW weight decay")
     clip_norm: float = Field(1.0, ge=0, description="gradients are clipped to this norm; 0 = off")
-    zero_stage: int = Field(2, ge=0, le=2, description="DeepSpeed ZeRO stage: 0 none, 1 optimizer, 2 + gradients")
+    zero_stage: int = Field(
+        2, ge=0, le=3, description="DeepSpeed ZeRO stage: 0 none, 1 optimizer, 2 + gradients, 3 + weights"
+    )
+    offload: bool = Field(False, description="master weights and AdamW state in CPU memory (ZeRO 1 to 3)")
+    overlap_comm: bool = Field(
+        True, description="gradients are reduced while the backward pass goes on (ZeRO 1 to 3, on GPUs)"
+    )
     precision: str = Field("fp32", pattern="^(fp32|bf16)$", description="fp32, or bf16 with fp32 master weights")
     compile: bool = Field(
         False, description="torch.compile of the masked autoencoder: minutes at the start; nothing gained on CPUs"
@@ -37,25 +43,37 @@ class PretrainConfig(BaseModel):
     loader_workers: int = Field(0, ge=0, description="reader processes per rank; 0 = in the training process")
     checkpoint_every: int = Field(100, ge=1, description="steps between committed checkpoints")
     keep_checkpoints: int = Field(2, ge=1, description="committed checkpoints kept")
+    max_failed_checkpoints: int = Field(3, ge=1, description="checkpoints in a row that may fail before a run stops")
+    storage_timeout_s: float = Field(300, gt=0, description="how long a checkpoint's upload is tried again, seconds")
+    max_skipped_steps: int = Field(
+        3,
+        ge=1,
+        description="steps in a row with a non-finite loss or gradient, each skipped, before a run goes back to its "
+        "last checkpoint and on in another order; at the next time it stops",
+    )
+    spike_mads: float = Field(
+        12, gt=0, description="a loss this many median deviations above the median of the last 50 is logged with names"
+    )
+    stall_timeout_s: float = Field(
+        900, ge=0, description="a rank without progress for so long writes its stacks and ends, seconds; 0 = off"
+    )
     log_every: int = Field(5, ge=1, description="steps between logged points")
     seed: int = Field(0, ge=0, description="root of all random streams: weights, order, crops, masks, drop path")
 
     @model_validator(mode="after")
     def _consistent(self) -> "PretrainConfig":
         if self.precision == "bf16" and self.zero_stage == 0:
-            raise ValueError("precision = bf16 keeps fp32 master weights in ZeRO: use zero_stage 1 or 2")
+            raise ValueError("precision = bf16 keeps fp32 master weights in ZeRO: use zero_stage 1, 2 or 3")
+        if self.offload and self.zero_stage == 0:
+            raise ValueError("offload moves what ZeRO has sharded: use zero_stage 1, 2 or 3")
         return self
 
     def accumulation(self, world_size: int) -> int:
-        """Forward passes per rank and optimizer step. InputError where the batch does not divide."""
-        per_pass = self.micro_batch * world_size
-        if self.global_batch % per_pass:
-            near = max(round(self.global_batch / per_pass), 1) * per_pass
-            raise InputError(
-                f"pretrain.global_batch = {self.global_batch} is not a multiple of micro_batch x workers = "
-                f"{self.micro_batch} x {world_size} = {per_pass}; use pretrain.global_batch={near}"
-            )
-        return self.global_batch // per_pass
+        """Forward passes per rank and optimizer step; some have fewer crops than micro_batch where it doesn't divide.
+
+        InputError for more ranks than crops.
+        """
+        return num_passes(self.global_batch, self.micro_batch, world_size)
 
 
 class PretrainSetup(BaseModel):
@@ -67,4 +85,9 @@ class PretrainSetup(BaseModel):
     pretrain: PretrainConfig
     shards: str = Field(description="folder of a shard index")
     pool_subjects: tuple[str, ...] = Field(description="persons whose scans may be seen")
-    run_dir: str = Field(description="folder of checkpoints and curve, seen by every rank")
+    run_dir: str = Field(description="folder of checkpoints and curve, seen by every rank, or s3://bucket/folder")
+    fork: str | None = Field(None, description="run or checkpoint that a new run begins with")
+    tracker_run_id: str | None = Field(None, description="run in the experiment tracker, kept in the checkpoints")
+    profile: bool = Field(
+        False, description="write a torch profiler trace of some steps of each rank to run_dir/profile"
+    )

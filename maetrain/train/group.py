@@ -4,9 +4,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
+import psutil
 import torch
 import torch.distributed as dist
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -50,3 +54,30 @@ def joined_group() -> Iterator[RankInfo]:
         yield RankInfo(dist.get_rank(), dist.get_world_size(), device)
     finally:
         dist.destroy_process_group()
+
+
+def memory_in_use(device: torch.device) -> float:
+    """Bytes: the most that tensors have held on a GPU, or what the process holds now."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    return float(psutil.Process().memory_info().rss)
+
+
+def sums_over_ranks(values: torch.Tensor, who: RankInfo) -> list[float]:
+    """Each of the float32 `values` summed over all ranks."""
+    if who.world_size > 1:
+        dist.all_reduce(values)
+    return values.tolist()
+
+
+def from_first(value: T, who: RankInfo) -> T:
+    """The first rank's `value`, on every rank."""
+    box = [value]
+    if who.world_size > 1:
+        dist.broadcast_object_list(box)
+    return box[0]
+
+
+def barrier(who: RankInfo) -> None:
+    if who.world_size > 1:
+        dist.barrier()

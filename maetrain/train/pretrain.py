@@ -1,46 +1,42 @@
 """MAE pretraining: one loop for one process, torchrun and Ray Train.
 
-Everything random is drawn from (seed, purpose, step or sample), so nothing of it needs saving, and the state of a
-run is its weights, its AdamW moments and the number of samples seen. Drop path alone is drawn per rank and step: with
-`model.drop_path` > 0 another number of ranks gives another, equally good curve. The loop doesn't know who started it.
+Everything random is drawn from (seed, purpose, step or sample), so nothing of it needs saving, and the state of a run
+is its weights, its AdamW moments, the number of samples seen and a few counts. The loop doesn't know who started it.
 """
 
+import json
+import math
+import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 
 from data_shards.errors import InputError
+from data_shards.formats.files import is_remote, location
 from data_shards.formats.index import ShardIndex
-from data_shards.loading.pretrain import pretrain_batches
+from data_shards.loading.pretrain import PretrainBatch, pretrain_batches
 from data_shards.order.streams import stream_seed
 from data_shards.order.world import World
 from maetrain.models.mae import MaskedAutoencoder
+from maetrain.train.comm_clock import CommClock, comm_clock
 from maetrain.train.config import PretrainSetup
-from maetrain.train.curve import Curve, CurvePoint
+from maetrain.train.curve import Curve, StepInfo
 from maetrain.train.engine import Engine
-from maetrain.train.group import RankInfo
+from maetrain.train.events import SeenPass, event_line, named, passes_of_all, suspects
+from maetrain.train.group import RankInfo, from_first, memory_in_use, sums_over_ranks
 from maetrain.train.prefetch import on_device
-from maetrain.train.resume import Done, bind_run, restore, save_checkpoint
+from maetrain.train.profiling import profiled
+from maetrain.train.resume import Restored, bind_run, restore
+from maetrain.train.saving import OnCommit, Saver
 from maetrain.train.schedule import warmup_cosine
-
-
-@dataclass(frozen=True)
-class StepInfo:
-    """What one optimizer step was like, on the first rank."""
-
-    step: int
-    steps: int
-    loss: float
-    learning_rate: float
-    gradient_norm: float
-    step_s: float
-    data_wait_s: float
-    volumes_per_s: float
-    num_replaced: int  # samples, over all ranks since they started, whose scan could not be read
+from maetrain.train.stall import stall_guard, tell_stalls
+from maetrain.train.state import RunState
+from maetrain.train.watch import SPIKE_WINDOW, Verdict, Watch, is_spike
+from maetrain.train.wishes import Stopped, Wishes
 
 
 def pool_of(index: ShardIndex, subjects: tuple[str, ...]) -> list[int]:
@@ -56,85 +52,222 @@ def pretrain(
     who: RankInfo,
     on_step: Callable[[StepInfo], None] = lambda _: None,
     say: Callable[[str], None] = lambda _: None,
+    on_commit: OnCommit = lambda _step, _points: None,
+    wishes: Wishes | None = None,
 ) -> Curve:
-    """Runs, or goes on with, the run in `setup.run_dir`; returns the loss curve (complete on the first rank).
+    """Runs, or goes on with, the run in `setup.run_dir`; returns the loss curve.
 
-    Raises InputError for settings that don't fit the data or the run that is already in `run_dir`.
+    The first rank alone calls `on_step` (each step), `say` and `on_commit` (a committed step, and the points of the
+    curve since the one before; at a start, all points up to where it goes on). `wishes` is how the outside asks for a
+    checkpoint or a stop. Raises InputError for settings that don't fit the data or the run in `run_dir`, for losses
+    that stay non-finite and for storage that takes no checkpoints, Stopped after a stop that was wished for.
     """
-    config, run_dir = setup.pretrain, Path(setup.run_dir)
+    config, run_dir = setup.pretrain, location(setup.run_dir)
     index = ShardIndex.load(setup.shards)
     pool = pool_of(index, setup.pool_subjects)
-    accumulation = config.accumulation(who.world_size)
     bind_run(setup, index.sha256, who)
+    attempt = from_first(uuid.uuid4().hex[:8], who)
+    aside = Path(tempfile.gettempdir()) / f"maetrain-{run_dir.name}" if is_remote(run_dir) else run_dir
+    name = f"rank-{who.rank:05d}-{attempt}"
+    if not who.is_first:
+        say = _nothing
+    else:
+        tell_stalls(aside / "stalls", say)
 
-    torch.manual_seed(stream_seed(config.seed, "init"))
-    engine = Engine(MaskedAutoencoder(setup.model, config.mae), config, who)
-    restored = restore(setup, engine, index.sha256, who, say)
-    done = restored or Done(0, 0)
-    curve = Curve.load(run_dir / "curve.jsonl").until(done.step)
-    batches = pretrain_batches(
-        index,
-        pool,
-        config.crop_DHW,
-        config.micro_batch,
-        World(who.rank, who.world_size),
-        config.seed,
-        samples_seen=done.samples_seen,
-        num_workers=config.loader_workers,
-        mirror=config.mirror_DHW,
-        crops_per_volume=config.crops_per_volume,
-        min_foreground=config.min_foreground,
-        max_damaged_share=config.max_damaged_share,
-        on_damage=say,
-        pin_memory=who.device.type == "cuda",
-    )
-    batches, num_replaced = on_device(batches, who.device), 0
-    samples_seen = done.samples_seen
-    if restored is None:  # also shows at once whether the folder can be written
-        save_checkpoint(setup, engine, index.sha256, 0, 0, who)
-    for step in range(done.step, config.steps):
-        started, waited = time.perf_counter(), 0.0
-        torch.manual_seed(stream_seed(config.seed, "drop-path", step, who.rank))
-        learning_rate = warmup_cosine(step, config.learning_rate, config.warmup_steps, config.steps)
-        losses = []
-        for _ in range(accumulation):
-            asked = time.perf_counter()
+    with (
+        comm_clock(who.device) as clock,
+        stall_guard(config.stall_timeout_s, aside / "stalls", name) as alive,
+        profiled(aside / "profile" if setup.profile else None, name, say) as traced,
+    ):
+        torch.manual_seed(stream_seed(config.seed, "init"))
+        engine = Engine(MaskedAutoencoder(setup.model, config.mae), config, who)
+        saver = Saver(setup, index.sha256, engine, who, attempt, say, on_commit)
+        loop = _Loop(setup, who, index, pool, engine, saver, wishes or Wishes(), clock, on_step, say, alive, traced)
+        return loop.run()
+
+
+def _nothing(_: str) -> None:
+    pass
+
+
+class _Loop:
+    """One start of a run, until it is finished, or stops."""
+
+    def __init__(
+        self,
+        setup: PretrainSetup,
+        who: RankInfo,
+        index: ShardIndex,
+        pool: list[int],
+        engine: Engine,
+        saver: Saver,
+        wishes: Wishes,
+        clock: CommClock,
+        on_step: Callable[[StepInfo], None],
+        say: Callable[[str], None],
+        alive: Callable[[], None],
+        traced: Callable[[], None],
+    ) -> None:
+        self.setup, self.config, self.who, self.index, self.pool = setup, setup.pretrain, who, index, pool
+        self.engine, self.saver, self.wishes, self.clock = engine, saver, wishes, clock
+        self.on_step, self.say, self.alive, self.traced = on_step, say, alive, traced
+        self.accumulation = self.config.accumulation(who.world_size)
+        self.num_replaced = 0
+        self.curve, self.events = Curve(), list[str]()
+
+    def run(self) -> Curve:
+        place = self._restore()
+        starts = {"num_starts": place.state.num_starts + 1, "tracker_run_id": self.setup.tracker_run_id}
+        self.watch = Watch(self.config.max_skipped_steps, place.state.model_copy(update=starts))
+        while not self._train(place):
+            self.saver.settle(self.alive)
+            place = self._restore()
+        return self.curve
+
+    def _restore(self) -> Restored:
+        """Where the run stands: its own newest checkpoint, or else its beginning, which is saved at once."""
+        restored = restore(self.setup, self.engine, self.index.sha256, self.who, self.say)
+        place = restored or Restored(0, 0, RunState(), Curve(), [])
+        self.curve, self.events = place.curve, place.events
+        if restored is not None and not restored.is_fork:
+            self.saver.go_on_from(place.step, place.curve)
+        return place
+
+    def _train(self, place: Restored) -> bool:
+        """From `place` to the end of the run: True. False where it has to go back."""
+        config, batches, is_owed = self.config, self._batches(place), False
+        if self.saver.last_committed < 0:  # also shows at once whether the folder can be written
+            self._save_now(place.step, place.samples_seen)
+        for step in range(place.step + 1, config.steps + 1):
+            samples_seen = place.samples_seen + (step - place.step) * config.global_batch
+            info, passes, asked = self._step(step, batches)
+            verdict = self.watch.see(step, self.engine.skipped)
+            info = info._replace(num_skipped=self.watch.state.num_skipped)
+            self._look_at(info, passes)
+            self.curve.append(info)
+            if self.who.is_first:
+                self.on_step(info)
+            self.alive()
+            self.traced()
+            if verdict is Verdict.STOP:
+                self.saver.tell_events(self.events)
+                raise InputError(self._diagnosis(step))
+            if verdict is Verdict.GO_BACK:
+                self.say(f"step {step}: {config.max_skipped_steps} skipped in a row; back, and on in another order")
+                return False
+            is_owed = is_owed or asked.save or step % config.checkpoint_every == 0
+            # not while steps are skipped: what a run may go back to must be good
+            if is_owed and self.saver.is_idle and not self.engine.skipped:
+                self.saver.begin(step, samples_seen, self.watch.state, self.curve, self.events)
+                is_owed = False
+            if asked.stop and step < config.steps:
+                self._save_now(step, samples_seen)
+                raise Stopped(f"stopped at step {step}, which is saved; the same command goes on from there")
+        self._save_now(config.steps, place.samples_seen + (config.steps - place.step) * config.global_batch)
+        return True
+
+    def _batches(self, place: Restored) -> Iterator[PretrainBatch]:
+        config = self.config
+        batches = pretrain_batches(
+            self.index,
+            self.pool,
+            config.crop_DHW,
+            config.micro_batch,
+            World(self.who.rank, self.who.world_size),
+            config.seed,
+            samples_seen=place.samples_seen,
+            num_workers=config.loader_workers,
+            mirror=config.mirror_DHW,
+            crops_per_volume=config.crops_per_volume,
+            min_foreground=config.min_foreground,
+            max_damaged_share=config.max_damaged_share,
+            on_damage=self.say,
+            pin_memory=self.who.device.type == "cuda",
+            global_batch=config.global_batch,
+            order=self.watch.state.order,
+        )
+        return on_device(batches, self.who.device)
+
+    def _step(self, step: int, batches: Iterator[PretrainBatch]) -> tuple[StepInfo, list[SeenPass], "_Asked"]:
+        """One optimizer step, and what came of the sums over ranks."""
+        config, engine = self.config, self.engine
+        started, waited_s = time.perf_counter(), 0.0
+        learning_rate = warmup_cosine(step - 1, config.learning_rate, config.warmup_steps, config.steps)
+        losses, weights, keys = [], [], []
+        for _ in range(self.accumulation):
+            asked_at = time.perf_counter()
             batch = next(batches)
-            waited += time.perf_counter() - asked
+            waited_s += time.perf_counter() - asked_at
             output = engine(batch.volume_BCDHW, batch.seeds_B)
-            engine.backward(output.loss)
+            engine.backward(output.loss, batch.weight)
             engine.step(learning_rate)
-            losses.append(output.loss.detach())
-            samples_seen = batch.samples_seen_after
-            num_replaced += batch.num_replaced
-        mean_loss = torch.stack(losses).mean().float()
-        loss, replaced = means_over_ranks(torch.stack([mean_loss, mean_loss.new_tensor(num_replaced)]), who)
-        taken = time.perf_counter() - started
+            losses.append(output.loss.detach().float())
+            weights.append(batch.weight)
+            keys.append(batch.keys)
+            self.num_replaced += batch.num_replaced
+        losses_P = torch.stack(losses)
+        mean_loss = (losses_P * losses_P.new_tensor(weights)).mean()
+        if self.who.device.type == "cuda":
+            torch.cuda.synchronize(self.who.device)
+        measures = [self.num_replaced, waited_s, self.clock.take_s(), memory_in_use(self.who.device)]
+        flags = [*measures, *self.wishes.flags(), *self.saver.flags()]
+        computed = time.perf_counter()
+        sums = sums_over_ranks(torch.cat([mean_loss[None], mean_loss.new_tensor(flags)]), self.who)
+        ended = time.perf_counter()
+        self.clock.take_s()
+        loss, replaced, data_wait_s, comm_wait_s, memory_bytes, wants_save, wants_stop = sums[:7]
+        if wants_save:
+            self.wishes.save = None
+        self.saver.heed(sums[7:])
+        self.watch.committed(self.saver.last_committed)
+        ranks = self.who.world_size
         info = StepInfo(
-            step + 1,
-            config.steps,
-            loss,
+            step,
+            loss / ranks,
             learning_rate,
             engine.gradient_norm(),
-            taken,
-            waited,
-            config.global_batch / taken,
-            round(replaced * who.world_size),
+            step_s=ended - started,
+            data_wait_s=data_wait_s / ranks,
+            comm_wait_s=comm_wait_s / ranks + ended - computed,
+            volumes_per_s=config.global_batch / (ended - started),
+            memory_bytes=memory_bytes / ranks,
+            num_replaced=round(replaced),
+            num_starts=self.watch.state.num_starts,
         )
-        curve.append(CurvePoint(step + 1, loss, info.volumes_per_s))
-        if who.is_first:
-            on_step(info)
-        if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
-            # the curve first: points beyond the newest checkpoint are cut off at resume, missing ones would stay away
-            if who.is_first:
-                curve.save(run_dir / "curve.jsonl")
-            save_checkpoint(setup, engine, index.sha256, step + 1, samples_seen, who)
-    return curve
+        passes = [SeenPass(*seen) for seen in zip(losses_P.tolist(), keys, strict=True)]
+        return info, passes, _Asked(wants_save > 0, wants_stop > 0)
+
+    def _look_at(self, info: StepInfo, mine: list[SeenPass]) -> None:
+        """Notes a skipped step or a spike with the cases in it."""
+        skipped = self.engine.skipped
+        before = [point.loss for point in self.curve[-SPIKE_WINDOW:] if math.isfinite(point.loss)]
+        if not skipped and not is_spike(info.loss, before, self.config.spike_mads):
+            return
+        cases = suspects(passes_of_all(mine, self.who), skipped)
+        kind = "skipped" if skipped else "spike"
+        self.events.append(event_line(kind, info.step, info.loss, info.gradient_norm, cases))
+        self.say(f"step {info.step} {kind}: loss {info.loss:.4g}, gradient {info.gradient_norm:.4g}; {named(cases)}")
+
+    def _diagnosis(self, step: int) -> str:
+        events = [json.loads(line) for line in self.events]
+        recent = [e for e in events if e["kind"] == "skipped" and e["step"] > step - self.config.max_skipped_steps]
+        seen = sorted({case for event in recent for case in event["cases"]})
+        return (
+            f"loss or gradient was no number in {self.config.max_skipped_steps} steps in a row up to step {step}, in "
+            f"another order of samples, too. In these steps were {named(seen)}: look at them, or lower "
+            f"pretrain.learning_rate. Step {self.saver.last_committed} is the last good checkpoint"
+        )
+
+    def _save_now(self, step: int, samples_seen: int) -> None:
+        """Returns when `step` is committed."""
+        self.saver.settle(self.alive)
+        while self.saver.last_committed != step:
+            self.saver.begin(step, samples_seen, self.watch.state, self.curve, self.events)
+            self.saver.settle(self.alive)
 
 
-def means_over_ranks(values: torch.Tensor, who: RankInfo) -> list[float]:
-    """Each of the float32 `values` as its mean over all ranks."""
-    if who.world_size > 1:
-        dist.all_reduce(values)
-        values = values / who.world_size
-    return values.tolist()
+class _Asked(NamedTuple):
+    """What any rank wishes."""
+
+    save: bool
+    stop: bool

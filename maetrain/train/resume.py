@@ -1,53 +1,66 @@
-"""What ties a run to its folder: the configuration it is bound to, its checkpoints, and going on from them."""
+"""What ties a run to its folder: the configuration it is bound to, and going on from its newest checkpoint.
+
+The first rank chooses the checkpoint and checks every file of it. The weights come from it by broadcast; of AdamW's
+state each rank reads the runs of elements it will hold, so storage gives out a checkpoint about twice, whatever the
+number of ranks.
+"""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from data_shards.errors import InputError
+from data_shards.formats.files import location, write_text
 from maetrain.checkpoint.commit import (
-    CheckpointFile,
-    CheckpointManifest,
     Found,
-    commit,
+    forget_copies,
+    local_file,
     newest_committed,
-    retain,
-    step_dir,
-    write_atomically,
-    write_rank_file,
+    read_committed,
+    step_folders,
+    sweep_orphans,
 )
 from maetrain.checkpoint.fingerprint import differences, fingerprint
-from maetrain.checkpoint.fragments import assemble, to_named
+from maetrain.checkpoint.fragments import RunReader
 from maetrain.train.config import PretrainSetup
-from maetrain.train.engine import MOMENTS, Engine
-from maetrain.train.group import RankInfo
+from maetrain.train.curve import Curve
+from maetrain.train.engine import Engine
+from maetrain.train.group import RankInfo, barrier, from_first
+from maetrain.train.state import RunState
 
 RUN = "run.json"
+CURVE, EVENTS = "curve.jsonl", "events.jsonl"
+
+# how a run is saved, logged, guarded and fed: none of it moves the curve
+FREE = frozenset({
+    "checkpoint_every", "keep_checkpoints", "log_every", "loader_workers", "max_damaged_share", "compile",
+    "overlap_comm", "max_failed_checkpoints", "storage_timeout_s", "spike_mads", "stall_timeout_s", "max_skipped_steps",
+})  # fmt: skip
+# these change the order of sums, as the number of ranks does: differences of rounding
+_ROUNDING = frozenset({"micro_batch", "zero_stage", "offload"})
 
 
-class Done(NamedTuple):
+class Restored(NamedTuple):
+    """Where a run stands: after a start, or when it goes back."""
+
     step: int
     samples_seen: int
-
-
-_FREE = (
-    "checkpoint_every", "keep_checkpoints", "log_every", "loader_workers", "max_damaged_share", "micro_batch",
-    "compile",
-)  # fmt: skip
+    state: RunState
+    curve: Curve
+    events: list[str]
+    is_fork: bool = False
 
 
 def bound_settings(setup: PretrainSetup, shard_index_sha256: str) -> dict:
-    """What a run's curve depends on. How often it is saved and logged, and where, may change between starts."""
-    pretrain = setup.pretrain.model_dump(mode="json")
-    for free in _FREE:
-        del pretrain[free]
+    """What a run's curve depends on. How it is saved, logged and spread over ranks may change between starts."""
     return {
         "model": setup.model.encoder_settings(),
-        "pretrain": pretrain,
+        "pretrain": setup.pretrain.model_dump(mode="json", exclude=set(FREE | _ROUNDING)),
         "pool_subjects": sorted(setup.pool_subjects),
         "shard_index_sha256": shard_index_sha256,
     }
@@ -55,87 +68,105 @@ def bound_settings(setup: PretrainSetup, shard_index_sha256: str) -> dict:
 
 def check_bound(setup: PretrainSetup, shard_index_sha256: str) -> None:
     """InputError where the run's folder holds a run with other settings."""
-    path = Path(setup.run_dir) / RUN
-    if not path.is_file():
-        return
+    path = location(setup.run_dir) / RUN
     try:
         bound = json.loads(path.read_text())
+    except FileNotFoundError:
+        return
     except ValueError as error:
         raise InputError(f"{path}: garbled ({error}); remove the folder, or give another one") from None
     if changed := differences(bound, bound_settings(setup, shard_index_sha256)):
         raise InputError(
-            f"{path.parent} holds a run with other settings ({'; '.join(changed)}): "
-            "give another folder, or the old settings to go on with it"
+            f"{path.parent} holds a run with other settings ({'; '.join(changed)}): give the old settings to go on "
+            f"with it, or another folder; --fork {path.parent} there begins with its weights"
         )
 
 
 def bind_run(setup: PretrainSetup, shard_index_sha256: str, who: RankInfo) -> None:
     """The first start writes the settings into the run's folder; a later start with others is refused."""
     check_bound(setup, shard_index_sha256)
-    _barrier(who)
-    path = Path(setup.run_dir) / RUN
+    barrier(who)
+    path = location(setup.run_dir) / RUN
     if who.is_first and not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(bound_settings(setup, shard_index_sha256), indent=1, sort_keys=True))
+        write_text(path, json.dumps(bound_settings(setup, shard_index_sha256), indent=1, sort_keys=True))
+
+
+def checkpoint_of(place: Path) -> Found:
+    """The newest committed checkpoint of the run in `place`, or `place` itself if it is a checkpoint.
+
+    InputError where there is none whose hashes hold.
+    """
+    if place.name.startswith("step-"):
+        try:
+            return Found(place, read_committed(place), ())
+        except ValueError as error:
+            raise InputError(f"damaged checkpoint: {error}; give another one, or the run's folder") from None
+    found = newest_committed(place / "checkpoints")
+    if found.path is None:
+        why = f" ({found.skipped[0]})" if found.skipped else ""
+        raise InputError(f"{place}: no committed checkpoint there{why}; give the folder of a pretraining run")
+    return found
 
 
 def restore(
     setup: PretrainSetup, engine: Engine, shard_index_sha256: str, who: RankInfo, say: Callable[[str], None]
-) -> Done | None:
-    """Loads the newest committed checkpoint on every rank. The first rank chooses it, and says what it passed over."""
-    chosen: list[Found | None] = [None]
-    if who.is_first:
-        chosen = [newest_committed(Path(setup.run_dir) / "checkpoints", say)]
-    if who.world_size > 1:
-        dist.broadcast_object_list(chosen)
-    found = chosen[0]
-    if found is None or found.path is None or found.manifest is None:
+) -> Restored | None:
+    """Fills the engine from the newest committed checkpoint, of this run or else of the one it is forked from.
+
+    None where there is neither. The first rank says what it passed over.
+    """
+    found, is_fork = from_first(_choose(setup, say) if who.is_first else (Found(None, None, ()), False), who)
+    if found.path is None or found.manifest is None:
         return None
-    if found.manifest.fingerprint != fingerprint(bound_settings(setup, shard_index_sha256)):
+    manifest, state = found.manifest, RunState.model_validate(found.manifest.state)
+    if not is_fork and manifest.fingerprint != fingerprint(bound_settings(setup, shard_index_sha256)):
         raise InputError(f"{found.path} belongs to a run with other settings; give another folder")
-    if found.manifest.step > 0:
-        engine.load_full(assemble(found.path, found.manifest, ("weight", *MOMENTS)), found.manifest.step)
-        if who.is_first:
-            say(f"resumed at step {found.manifest.step} from {found.path}")
-    return Done(found.manifest.step, found.manifest.samples_seen)
+    samples_seen = manifest.samples_seen
+    if is_fork:
+        _check_fork(setup, engine, found)
+        state = RunState(updates=state.updates, forked_from=f"{found.path} at step {manifest.step}")
+        samples_seen -= samples_seen % setup.pretrain.global_batch
+    texts = {f.name: local_file(found.path, f).read_text() for f in manifest.files if f.name in (CURVE, EVENTS)}
+    reader = RunReader(found.path, manifest)
+    engine.load(lambda name: _weight(reader, name, who), reader.run, state.updates)
+    if manifest.step > 0:
+        say(f"{'forked' if is_fork else 'resumed'} at step {manifest.step} from {found.path}")
+    forget_copies()
+    events = texts.get(EVENTS, "").splitlines(keepends=True)
+    return Restored(manifest.step, samples_seen, state, Curve.parse(texts.get(CURVE, "")), events, is_fork)
 
 
-def save_checkpoint(
-    setup: PretrainSetup, engine: Engine, shard_index_sha256: str, step: int, samples_seen: int, who: RankInfo
-) -> Path:
-    """Called by every rank; returns when the checkpoint is committed."""
-    checkpoints = Path(setup.run_dir) / "checkpoints"
-    folder = step_dir(checkpoints, step)
-    if who.is_first:
-        shutil.rmtree(folder, ignore_errors=True)  # what a crash left of an earlier try
-        folder.mkdir(parents=True)
-    _barrier(who)
-    mine = write_rank_file(folder, who.rank, to_named(engine.save_fragments()))
-    files: list[CheckpointFile | None] = [mine]
-    if who.world_size > 1:
-        files = [None] * who.world_size
-        dist.all_gather_object(files, mine)
-    if who.is_first:
-        settings = bound_settings(setup, shard_index_sha256)
-        commit(
-            folder,
-            CheckpointManifest(
-                step=step,
-                samples_seen=samples_seen,
-                world_size=who.world_size,
-                shard_index_sha256=shard_index_sha256,
-                fingerprint=fingerprint(settings),
-                config=setup.model_dump(mode="json"),
-                tensor_shapes=engine.shapes,
-                state={"random": "drawn from (seed, purpose, step or sample); nothing to restore"},
-                files=tuple(f for f in files if f is not None),
-            ),
+def _choose(setup: PretrainSetup, say: Callable[[str], None]) -> tuple[Found, bool]:
+    """On the first rank: the checkpoint to go on from, and whether it is another run's."""
+    checkpoints = location(setup.run_dir) / "checkpoints"
+    found = newest_committed(checkpoints, say)
+    sweep_orphans(checkpoints)
+    if found.path is None and setup.fork:
+        return checkpoint_of(location(setup.fork)), True
+    if found.path is None and found.skipped and step_folders(checkpoints):
+        say("no checkpoint is whole: the run starts from the beginning")
+    return found, False
+
+
+def _check_fork(setup: PretrainSetup, engine: Engine, found: Found) -> None:
+    assert found.manifest is not None
+    if found.manifest.tensor_shapes != engine.shapes:
+        old = PretrainSetup.model_validate(found.manifest.config)
+        ours, theirs = ({"model": s.model.model_dump(mode="json"), "mae": s.pretrain.mae.model_dump(mode="json")}
+                        for s in (setup, old))  # fmt: skip
+        changed = "; ".join(differences(theirs, ours)) or "its parameters have other shapes"
+        raise InputError(f"--fork {found.path}: another network ({changed}): a fork goes on with the same one")
+    if found.manifest.step >= setup.pretrain.steps:
+        raise InputError(
+            f"--fork {found.path}: has done {found.manifest.step} steps; give pretrain.steps above that to go on"
         )
-        retain(checkpoints, setup.pretrain.keep_checkpoints, newest=folder)
-    _barrier(who)
-    return folder
 
 
-def _barrier(who: RankInfo) -> None:
+def _weight(reader: RunReader, name: str, who: RankInfo) -> Tensor:
+    """A full parameter, float32, read by the first rank and sent to the others."""
+    shape = reader.shapes[name]
+    weight = reader.full("weight", name) if who.is_first else torch.empty(shape)
     if who.world_size > 1:
-        dist.barrier()
+        weight = weight.to(who.device)
+        dist.broadcast(weight, 0)
+    return weight

@@ -6,6 +6,7 @@ import torch
 
 from data_shards.errors import InputError
 from data_shards.loading.pretrain import pretrain_batches
+from data_shards.order.shuffle import EpochOrder
 from data_shards.order.world import World
 from tests.data_shards.helpers import build_places, decode, stored_code
 
@@ -75,6 +76,56 @@ def test_a_resumed_run_may_have_another_world_size(index):
 @pytest.mark.parametrize("settings", [{"num_workers": 2}, {"cache_bytes": 0}], ids=["two workers", "no cache"])
 def test_neither_workers_nor_cache_change_what_is_read(index, settings):
     assert as_samples(read(index, 8, **settings)) == as_samples(read(index, 8))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("micro", "size"), [(2, 1), (3, 2), (4, 3), (1, 4), (2, 7), (1, 7)])
+def test_a_step_of_seven_samples_is_the_same_on_any_ranks_and_micro_batches(index, micro, size, workers):
+    passes = -(-7 // (micro * size))
+    settings = {"global_batch": 7, "num_workers": workers, "samples_seen": 7}
+    of_ranks = [read(index, 3 * passes, micro, World(rank, size), **settings) for rank in range(size)]
+    alone = as_samples(read(index, 4, micro=7))[7:]
+    for step in range(3):  # of seven samples of an epoch of five
+        turns = [turn for of_rank in zip(*of_ranks, strict=True) for turn in of_rank]
+        turns = turns[step * passes * size : (step + 1) * passes * size]
+        assert as_samples(batch for batch in turns if batch.weight) == alone[7 * step : 7 * step + 7]
+        weights = [batch.weight / len(batch.keys) for batch in turns for _ in batch.keys]
+        assert sum(weights) / len(turns) == pytest.approx(1.0)
+        assert {round(weight, 9) for weight in weights if weight} == {round(len(turns) / 7, 9)}
+        assert turns[-1].samples_seen_after == 7 * (step + 2)
+        for batch in turns:
+            assert 1 <= len(batch.keys) <= micro
+            assert batch.stored_BCDHW.shape == (len(batch.keys), 1, *CROP)
+            assert len(batch.keys) == len(batch.seeds_B) == len(batch.scale_B)
+
+
+def test_a_batch_that_divides_weighs_one_and_is_read_as_if_there_were_no_steps(index):
+    plain, in_steps = read(index, 8), read(index, 8, global_batch=4)
+    assert as_samples(plain) == as_samples(in_steps)
+    assert {batch.weight for batch in plain + in_steps} == {1.0}
+    assert [batch.samples_seen_after for batch in in_steps] == list(range(2, 18, 2))
+
+
+@pytest.mark.parametrize("samples_seen", [3, 9])
+def test_a_run_cannot_go_on_in_the_middle_of_a_step(index, samples_seen):
+    with pytest.raises(ValueError, match=f"{samples_seen} samples seen is not a whole number of steps of 4"):
+        read(index, 1, global_batch=4, samples_seen=samples_seen)
+
+
+def test_more_ranks_than_samples_are_refused(index):
+    with pytest.raises(InputError, match="at least the number of ranks"):
+        read(index, 1, world=World(0, 3), global_batch=2)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_another_order_has_the_same_crops_and_mask_seeds_in_other_places(index, workers):
+    orders = [as_samples(read(index, 10, micro=1, order=order, num_workers=workers)) for order in (0, 1, 2)]
+    for first in (0, 5):  # epochs
+        told = [order[first : first + 5] for order in orders]
+        assert {tuple(sorted(epoch)) for epoch in told} == {tuple(sorted(told[0]))}
+    assert len({tuple(order) for order in orders}) == 3
+    as_ever = EpochOrder(5, seed=4)
+    assert [key for key, _, _ in orders[0]] == [f"case_{as_ever.at(p)[1]}" for p in range(10)]
 
 
 def test_mirroring_flips_the_chosen_axis_in_about_half_of_the_samples(index):

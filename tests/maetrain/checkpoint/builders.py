@@ -9,6 +9,7 @@ from maetrain.checkpoint.fragments import Fragment, to_named
 
 SHAPES = {"a.weight": [3, 4], "b.bias": [5]}
 KINDS = ("weight", "exp_avg")
+ATTEMPT = "0a1b2c3d"
 
 
 def full(kind: str, name: str, step: int = 0) -> torch.Tensor:
@@ -28,9 +29,13 @@ def rank_fragments(step: int = 0) -> list[list[Fragment]]:
 
 
 def write_checkpoint(
-    checkpoints: Path, step: int, ranks: list[list[Fragment]] | None = None, committed: bool = True
+    checkpoints: Path,
+    step: int,
+    ranks: list[list[Fragment]] | None = None,
+    committed: bool = True,
+    attempt: str = ATTEMPT,
 ) -> Path:
-    folder = step_dir(checkpoints, step)
+    folder = step_dir(checkpoints, step, attempt)
     folder.mkdir(parents=True)
     ranks = rank_fragments(step) if ranks is None else ranks
     files = tuple(write_rank_file(folder, rank, to_named(parts)) for rank, parts in enumerate(ranks))

@@ -6,9 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from maetrain.checkpoint.commit import MANIFEST, newest_committed, read_committed, retain, step_dir, write_atomically
+from maetrain.checkpoint.commit import (
+    MANIFEST,
+    newest_committed,
+    read_committed,
+    retain,
+    step_dir,
+    step_of,
+    sweep_orphans,
+    write_atomically,
+)
 
-from .builders import write_checkpoint
+from .builders import ATTEMPT, write_checkpoint
 
 FILES = ("rank-00000.safetensors", "rank-00001.safetensors", MANIFEST)
 
@@ -24,7 +33,7 @@ def cut_short(path: Path) -> None:
 
 
 def steps_in(checkpoints: Path) -> list[int]:
-    return sorted(int(folder.name.removeprefix("step-")) for folder in checkpoints.iterdir())
+    return sorted(step_of(folder) for folder in checkpoints.iterdir())
 
 
 def test_a_committed_checkpoint_reads_back_as_it_was_written(tmp_path: Path) -> None:
@@ -38,10 +47,10 @@ def test_a_committed_checkpoint_reads_back_as_it_was_written(tmp_path: Path) -> 
 def test_without_its_manifest_a_checkpoint_does_not_count(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, 1)
     write_checkpoint(tmp_path, 2, committed=False)
-    (step_dir(tmp_path, 2) / f"{MANIFEST}.partial").write_text("{")  # the crash came while it was written
+    (step_dir(tmp_path, 2, ATTEMPT) / f".tmp-{MANIFEST}-1234").write_text("{")  # the crash came while it was written
     heard: list[str] = []
     found = newest_committed(tmp_path, heard.append)
-    assert found.path == step_dir(tmp_path, 1) and found.manifest is not None and found.manifest.step == 1
+    assert found.path == step_dir(tmp_path, 1, ATTEMPT) and found.manifest is not None and found.manifest.step == 1
     assert len(heard) == 1 and "step-00000002" in heard[0] and "never committed" in heard[0]
 
 
@@ -51,7 +60,7 @@ def test_one_flipped_byte_in_a_ranks_file_is_noticed(tmp_path: Path, name: str, 
     write_checkpoint(tmp_path, 1)
     flip_byte(write_checkpoint(tmp_path, 2) / name, place)
     found = newest_committed(tmp_path)
-    assert found.path == step_dir(tmp_path, 1)
+    assert found.path == step_dir(tmp_path, 1, ATTEMPT)
     assert len(found.skipped) == 1 and name in found.skipped[0] and "SHA-256" in found.skipped[0]
 
 
@@ -78,7 +87,7 @@ def manifest_with(**changes: object) -> Callable[[Path], None]:
         (MANIFEST, lambda path: path.write_bytes(b"\xff\xfe"), "not a manifest"),
         (MANIFEST, lambda path: path.write_text("[]"), "not a manifest"),
         (MANIFEST, manifest_without("samples_seen"), "samples_seen"),
-        (MANIFEST, manifest_with(schema_version=2), "schema_version"),
+        (MANIFEST, manifest_with(schema_version=1), "schema_version"),
         (MANIFEST, manifest_with(files=[{"name": "../x", "bytes": 1, "sha256": ""}]), "files.0.name"),
     ],
 )
@@ -89,7 +98,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_said_so(
     damage(write_checkpoint(tmp_path, 2) / name)
     heard: list[str] = []
     found = newest_committed(tmp_path, heard.append)
-    assert found.path == step_dir(tmp_path, 1)
+    assert found.path == step_dir(tmp_path, 1, ATTEMPT)
     assert len(heard) == 1 and said in heard[0] and name in heard[0] and "\n" not in heard[0]
 
 
@@ -102,14 +111,14 @@ def test_where_nothing_is_whole_nothing_is_found(tmp_path: Path) -> None:
 def test_the_newest_is_the_largest_step_not_the_latest_written(tmp_path: Path) -> None:
     for step in (100, 9, 20):
         write_checkpoint(tmp_path, step)
-    assert newest_committed(tmp_path).path == step_dir(tmp_path, 100)
+    assert newest_committed(tmp_path).path == step_dir(tmp_path, 100, ATTEMPT)
 
 
 @pytest.mark.parametrize(("keep", "left"), [(0, [4]), (1, [4]), (2, [3, 4]), (9, [1, 2, 3, 4])])
 def test_retain_leaves_the_newest_committed_ones_and_always_one(tmp_path: Path, keep: int, left: list[int]) -> None:
     for step in (1, 2, 3, 4):
         write_checkpoint(tmp_path, step)
-    retain(tmp_path, keep, newest=step_dir(tmp_path, 4))
+    retain(tmp_path, keep, newest=step_dir(tmp_path, 4, ATTEMPT))
     assert steps_in(tmp_path) == left
 
 
@@ -117,7 +126,7 @@ def test_retain_sweeps_what_crashes_left_and_never_what_is_being_written(tmp_pat
     write_checkpoint(tmp_path, 1, committed=False)
     write_checkpoint(tmp_path, 2)
     write_checkpoint(tmp_path, 3, committed=False)
-    retain(tmp_path, 2, newest=step_dir(tmp_path, 2))
+    retain(tmp_path, 2, newest=step_dir(tmp_path, 2, ATTEMPT))
     assert steps_in(tmp_path) == [2, 3]
 
 
@@ -126,8 +135,30 @@ def test_a_damaged_later_checkpoint_does_not_push_out_the_one_just_written(tmp_p
     write_checkpoint(tmp_path, 3)
     cut_short(write_checkpoint(tmp_path, 6) / FILES[0])
     retain(tmp_path, 1, newest=write_checkpoint(tmp_path, 4))
-    assert newest_committed(tmp_path).path == step_dir(tmp_path, 4)
+    assert newest_committed(tmp_path).path == step_dir(tmp_path, 4, ATTEMPT)
     assert 3 not in steps_in(tmp_path)
+
+
+def test_a_rank_that_outlives_its_group_neither_removes_nor_counts_against_its_successors_checkpoints(
+    tmp_path: Path,
+) -> None:
+    """The cut-off rank commits step 3 while the new group has committed 3 and 4 and is writing 5."""
+    for step in (2, 3, 4):
+        write_checkpoint(tmp_path, step, attempt="newgroup")
+    write_checkpoint(tmp_path, 5, committed=False, attempt="newgroup")
+    write_checkpoint(tmp_path, 3, committed=False, attempt="writing")
+    retain(tmp_path, 2, newest=write_checkpoint(tmp_path, 3, attempt="cutoff"))
+    left = sorted(folder.name for folder in tmp_path.iterdir())
+    assert left == [f"step-0000000{step}-{who}" for step, who in
+                    ((2, "newgroup"), (3, "cutoff"), (3, "newgroup"), (3, "writing"), (4, "newgroup"), (5, "newgroup"))]
+
+
+def test_a_start_sweeps_every_folder_that_was_never_committed(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, 1)
+    write_checkpoint(tmp_path, 2, committed=False)
+    mine = write_checkpoint(tmp_path, 3, committed=False)
+    sweep_orphans(tmp_path, but=[mine])
+    assert steps_in(tmp_path) == [1, 3]
 
 
 def test_an_atomic_write_replaces_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

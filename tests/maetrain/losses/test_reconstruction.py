@@ -19,13 +19,25 @@ def test_the_loss_is_the_mean_of_squared_errors() -> None:
 def test_values_that_do_not_count_have_no_influence_and_no_gradient() -> None:
     pred, target = noise(2, 2, 2).requires_grad_(), noise(2, 2, 2, seed=1)
     loss = hidden_mse(pred, target, COUNTS)
-    assert loss.item() == pytest.approx(float((pred - target)[COUNTS].square().mean()), rel=1e-6)
+    of_samples = [float((pred - target)[b][COUNTS[b]].square().mean()) for b in range(2)]
+    assert loss.item() == pytest.approx(sum(of_samples) / 2, rel=1e-6)
     (gradient,) = torch.autograd.grad(loss, pred)
     assert (gradient[~COUNTS] == 0).all() and (gradient[COUNTS] != 0).all()
     for far in (1e6, float("inf"), float("nan")):
         target[~COUNTS] = far
         again = hidden_mse(pred, target, COUNTS)
         assert again == loss and torch.equal(torch.autograd.grad(again, pred)[0], gradient)
+
+
+def test_the_loss_of_a_batch_is_the_mean_of_its_samples_losses_whatever_counts_of_each() -> None:
+    pred, target = noise(3, 2, 2), noise(3, 2, 2, seed=1)
+    counts = torch.cat([COUNTS, torch.zeros(1, 2, 2, dtype=torch.bool)])  # 3 values, 1 value, none
+    for chosen in (None, counts):
+        alone = [
+            hidden_mse(pred[b : b + 1], target[b : b + 1], None if chosen is None else chosen[b : b + 1])
+            for b in range(3)
+        ]
+        torch.testing.assert_close(hidden_mse(pred, target, chosen), torch.stack(alone).mean())
 
 
 def test_where_nothing_counts_the_loss_is_zero_not_nan() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from maetrain.models import windows
 from maetrain.models.attention import SkipAttention, WindowAttention
-from maetrain.models.blocks import DropPath, SkipBlock, WindowBlock
+from maetrain.models.blocks import DropPath, SkipBlock, WindowBlock, draw_drops_K2B
 from maetrain.models.config import Triple
 from maetrain.models.windows import VisibleUnits, WindowPlan, plan_windows
 
@@ -121,15 +121,36 @@ def test_the_skip_block_carries_both_maps_and_reads_the_skip_inside_the_window_o
         torch.testing.assert_close(block(up, skip), up + skip)
 
 
-def test_drop_path_drops_whole_samples_and_keeps_the_mean() -> None:
-    torch.manual_seed(0)
-    drop = DropPath(0.25)
-    out = drop(torch.ones(4000, 2, 3))
+@pytest.mark.parametrize("units", [1, 3])
+def test_drop_path_drops_whole_samples_and_keeps_the_mean(units: int) -> None:
+    draws_B = draw_drops_K2B(torch.arange(4000), 5)[3, 1]
+    out = DropPath(0.25)(torch.ones(4000 * units, 2, 3), draws_B)
     assert out.unique().tolist() == pytest.approx([0.0, 1 / 0.75])
-    assert (out == out[:, :1, :1]).all(), "a sample is dropped as a whole"
+    of_samples = out.view(4000, -1)
+    assert (of_samples == of_samples[:, :1]).all(), "a sample is dropped as a whole, with all of its units"
+    assert torch.equal(of_samples[:, 0] == 0, draws_B < 0.25)
     assert out.mean().item() == pytest.approx(1.0, abs=0.04)
-    branch = noise(3, 2)
-    assert torch.equal(drop.eval()(branch), branch)
+    branch = noise(4000, 2)
+    assert torch.equal(DropPath(0.0)(branch, draws_B), branch)
+    assert torch.equal(DropPath(0.25)(branch, None), branch)
+
+
+def test_each_branch_of_each_sample_has_a_draw_of_its_own_that_its_batch_does_not_change() -> None:
+    seeds = torch.tensor([5, 2**62, 7, 5])
+    draws = draw_drops_K2B(seeds, 3)
+    assert draws.shape == (3, 2, 4) and draws.min() >= 0 and draws.max() < 1
+    assert torch.equal(draws[..., 0], draws[..., 3]), "of the seed alone"
+    assert draws[..., :3].unique().numel() == 18
+    for b in range(4):
+        assert torch.equal(draw_drops_K2B(seeds[b : b + 1], 3)[..., 0], draws[..., b])
+
+
+def test_what_is_dropped_does_not_follow_from_what_is_hidden() -> None:
+    """Both come from a sample's mask seed: from one and the same generator they would be the same numbers."""
+    seeds = torch.arange(2000)
+    draws_B = draw_drops_K2B(seeds, 1)[0, 0]
+    first = [torch.rand(1, generator=torch.Generator().manual_seed(seed)) for seed in seeds.tolist()]
+    assert torch.corrcoef(torch.stack([draws_B, torch.cat(first)]))[0, 1].abs() < 0.1
 
 
 @torch.no_grad()

@@ -161,9 +161,11 @@ def test_blank_regions_and_excluded_voxels_do_not_count(mode: str) -> None:
     output = network(volume, SEEDS, counts)
     counting = counts.clone()
     counting[:, :8] = False
-    chosen = torch.stack([to_units(counting[:, None], GRID)[b, output.hidden_BM[b]] for b in range(2)])
-    wanted = torch.stack([to_units(volume, GRID)[b, output.hidden_BM[b]] for b in range(2)])
-    torch.testing.assert_close(output.loss, (output.pred_BMP - wanted)[chosen].square().mean())
+    errors = []
+    for b in range(2):
+        chosen, wanted = (to_units(x, GRID)[b, output.hidden_BM[b]] for x in (counting[:, None], volume))
+        errors.append((output.pred_BMP[b] - wanted)[chosen].square().mean())
+    torch.testing.assert_close(output.loss, torch.stack(errors).mean())
 
 
 @torch.no_grad()
@@ -210,16 +212,60 @@ def test_under_bf16_autocast_the_loss_is_near_that_of_fp32(network: MaskedAutoen
     assert 0 < abs(output.loss.item() - exact) < 0.01
 
 
+@pytest.mark.parametrize("recompute", [(), ("stem", 0, 1, 2)], ids=["kept", "recomputed"])
+@pytest.mark.parametrize("mode", MODES)
+def test_drop_path_makes_the_same_decisions_for_a_sample_whatever_its_batch(mode: str, recompute: tuple) -> None:
+    """Loss and gradients of a batch are the means of its samples' own, though many branches are dropped."""
+    config = SMALL.model_copy(update={"drop_path": 0.5, "recompute": recompute})
+    torch.manual_seed(0)
+    network = MaskedAutoencoder(config, SMALL_MAE.model_copy(update={"mode": mode})).train().double()
+    for parameter in network.parameters():  # else the encoder hardly moves the prediction
+        parameter.data.mul_(20.0 if parameter.ndim > 1 else 1.0)
+    volume, seeds = noise(4, 1, *CROP).double(), torch.tensor([11, 12, 13, 14])
+
+    def loss_and_gradients(chosen: slice) -> list[Tensor]:
+        network.zero_grad()
+        loss = network(volume[chosen], seeds[chosen]).loss
+        loss.backward()
+        return [loss.detach(), *(p.grad.clone() for p in network.parameters())]
+
+    together = loss_and_gradients(slice(0, 4))
+    alone = zip(*(loss_and_gradients(slice(b, b + 1)) for b in range(4)), strict=True)
+    for got, want in zip(together, alone, strict=True):
+        torch.testing.assert_close(got, torch.stack(want).mean(0), atol=1e-5, rtol=1e-5)
+    assert abs(together[0] - network.eval()(volume, seeds).loss) > 0.01, "nothing was dropped"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_drop_path_draws_nothing_from_torch_s_own_generator(mode: str) -> None:
+    network, volume = autoencoder(mode).train(), noise(2, 1, *CROP)
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    network(volume, SEEDS)
+    assert torch.equal(torch.rand(3), expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mode", MODES)
+def test_without_drop_path_training_computes_what_eval_does(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    config = SMALL.model_copy(update={"drop_path": 0.0})
+    network, volume = MaskedAutoencoder(config, SMALL_MAE.model_copy(update={"mode": mode})), noise(2, 1, *CROP)
+    monkeypatch.setattr("maetrain.models.mae.draw_drops_K2B", lambda *_: pytest.fail("drew"))
+    assert torch.equal(network.train()(volume, SEEDS).pred_BMP, network.eval()(volume, SEEDS).pred_BMP)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_torch_compile_takes_the_whole_of_it_in_one_graph(mode: str) -> None:
-    network, volume = autoencoder(mode).train(), noise(2, 1, *CROP)
-    torch.manual_seed(0)  # drop path
-    want = network(volume, SEEDS)
+    network, volume, seeds = autoencoder(mode).train(), noise(4, 1, *CROP), torch.arange(4)
+    sizes = (4, 3, 2, 4)  # passes of a step may differ by a sample
+    wanted = [network(volume[:size], seeds[:size]) for size in sizes]
     network.reconstruct = torch.compile(network.reconstruct, backend="eager", fullgraph=True)  # type: ignore[method-assign]
-    torch.manual_seed(0)
-    got = network(volume, SEEDS)
-    torch.testing.assert_close(got.pred_BMP, want.pred_BMP)
-    torch.testing.assert_close(got.loss, want.loss)
+    for size, want in zip(sizes, wanted, strict=True):
+        got = network(volume[:size], seeds[:size])
+        torch.testing.assert_close(got.pred_BMP, want.pred_BMP)
+        torch.testing.assert_close(got.loss, want.loss)
 
 
 def test_the_published_faults_and_visible_units_do_not_go_together() -> None:

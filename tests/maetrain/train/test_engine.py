@@ -3,7 +3,9 @@
 One process, one process group for the whole file: DeepSpeed keeps the first group it is given.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from math import inf, isfinite, nan
 from pathlib import Path
 
 import pytest
@@ -15,8 +17,10 @@ from data_shards.formats.index import ShardIndex
 from maetrain.checkpoint.commit import CheckpointManifest, commit, newest_committed, read_committed, write_rank_file
 from maetrain.checkpoint.fragments import assemble, to_named
 from maetrain.checkpoint.handover import load_encoder, read_pool
+from maetrain.models.config import NNFormerConfig
 from maetrain.models.mae import MaskedAutoencoder
 from maetrain.models.segmentation import NNFormer
+from maetrain.train import engine as engine_module
 from maetrain.train import pretrain as loop
 from maetrain.train.config import PretrainConfig, PretrainSetup
 from maetrain.train.curve import Curve
@@ -36,21 +40,59 @@ def who() -> Iterator[RankInfo]:
         yield info
 
 
-def make_engine(who: RankInfo, seed: int, **settings: object) -> Engine:
+# every parameter of the small network is below ZeRO 3's threshold and stays gathered; with "persistent": 0 none does
+ENGINES: dict[str, dict] = {
+    "zero-0": {"zero_stage": 0},
+    "zero-1": {"zero_stage": 1},
+    "zero-1-bf16": {"zero_stage": 1, "precision": "bf16"},
+    "zero-1-offload": {"zero_stage": 1, "offload": True},
+    "zero-2": {"zero_stage": 2},
+    "zero-2-bf16": {"zero_stage": 2, "precision": "bf16"},
+    "zero-2-offload": {"zero_stage": 2, "offload": True},
+    "zero-3": {"zero_stage": 3},
+    "zero-3-gathers": {"zero_stage": 3, "persistent": 0},
+    "zero-3-bf16": {"zero_stage": 3, "precision": "bf16"},
+    "zero-3-gathers-bf16": {"zero_stage": 3, "precision": "bf16", "persistent": 0},
+    "zero-3-offload": {"zero_stage": 3, "offload": True},
+    "zero-3-offload-bf16": {"zero_stage": 3, "offload": True, "precision": "bf16"},
+}
+each_engine = pytest.mark.parametrize("settings", ENGINES.values(), ids=ENGINES)
+
+
+def make_engine(
+    who: RankInfo, seed: int, model: NNFormerConfig = SMALL, persistent: int = 100_000, **settings: object
+) -> Engine:
     torch.manual_seed(seed)
-    config = PretrainConfig(mae=SMALL_MAE, crop_DHW=(16, 16, 16), global_batch=2, micro_batch=2, **settings)
-    return Engine(MaskedAutoencoder(SMALL, SMALL_MAE), config, who)
+    batch = {"global_batch": 2, "micro_batch": 2}
+    config = PretrainConfig(crop_DHW=(16, 16, 16), **({"mae": SMALL_MAE} | batch | settings))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(engine_module, "PERSISTENT_ELEMENTS", persistent)
+        return Engine(MaskedAutoencoder(model, config.mae), config, who)
 
 
-def train(engine: Engine, steps: range) -> list[float]:
+def forward(engine: Engine, step: int) -> Tensor:
+    torch.manual_seed(step)  # drop path
+    return engine(noise(2, 1, 16, 16, 16, seed=step), torch.tensor([2 * step, 2 * step + 1])).loss
+
+
+def train(engine: Engine, steps: Iterable[int], planted: dict[int, float] | None = None) -> list[float]:
+    """The losses. `planted`: step -> value that one element of one gradient gets."""
     losses = []
     for step in steps:
-        torch.manual_seed(step)  # drop path
-        output = engine(noise(2, 1, 16, 16, 16, seed=step), torch.tensor([2 * step, 2 * step + 1]))
-        engine.backward(output.loss)
+        loss = forward(engine, step)
+        with planted_gradient(engine, (planted or {}).get(step)):
+            engine.backward(loss)
         engine.step(1e-3 / (step + 1))
-        losses.append(float(output.loss.detach()))
+        losses.append(float(loss.detach()))
     return losses
+
+
+@contextmanager
+def planted_gradient(engine: Engine, value: float | None) -> Iterator[None]:
+    token_E = engine.wrapped.module.mask_token_E
+    handle = token_E.register_hook(lambda g: g if value is None else g.index_fill(0, torch.tensor([3]), value))
+    yield
+    handle.remove()
 
 
 def test_the_autoencoder_is_compiled_where_the_settings_say_so(who: RankInfo, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,11 +123,15 @@ def through_files(engine: Engine, folder: Path) -> dict[str, dict[str, Tensor]]:
     return assemble(folder, read_committed(folder), ("weight", *MOMENTS))
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [{"zero_stage": 0}, {"zero_stage": 1}, {"zero_stage": 2}, {"zero_stage": 2, "precision": "bf16"}],
-    ids=["zero-0", "zero-1", "zero-2", "zero-2-bf16"],
-)
+def assert_same_state(a: dict[str, dict[str, Tensor]], b: dict[str, dict[str, Tensor]]) -> None:
+    for kind in ("weight", *MOMENTS):
+        assert set(a[kind]) == set(b[kind])
+        for name in a[kind]:
+            assert torch.equal(a[kind][name], b[kind][name]), f"{kind} of {name}"
+        assert any(tensor.any() for tensor in a[kind].values()), f"{kind} is empty"
+
+
+@each_engine
 def test_an_engine_filled_from_fragments_goes_on_to_the_last_bit(who: RankInfo, tmp_path: Path, settings: dict) -> None:
     first = make_engine(who, seed=1, **settings)
     before = train(first, range(2))
@@ -93,20 +139,92 @@ def test_an_engine_filled_from_fragments_goes_on_to_the_last_bit(who: RankInfo, 
     want = train(first, range(2, 5))
 
     second = make_engine(who, seed=2, **settings)
-    second.load_full(state, steps_done=2)
+    second.load_full(state, updates=2)
     assert train(second, range(2, 5)) == want
     assert before[0] != want[0] and all(loss == loss for loss in want)
     ends = [through_files(engine, tmp_path / f"end-{i}") for i, engine in enumerate((first, second))]
-    for kind in ("weight", *MOMENTS):
-        assert set(ends[0][kind]) == set(first.shapes)
-        for name in first.shapes:
-            assert torch.equal(ends[0][kind][name], ends[1][kind][name]), f"{kind} of {name}"
-        assert any(ends[0][kind][name].any() for name in first.shapes), f"{kind} is empty"
+    assert set(ends[0]["weight"]) == set(first.shapes)
+    assert_same_state(*ends)
 
 
 def test_zero_stages_agree_on_the_first_losses(who: RankInfo) -> None:
-    losses = [train(make_engine(who, seed=1, zero_stage=stage), range(3)) for stage in (0, 1, 2)]
-    assert losses[1] == pytest.approx(losses[0], rel=1e-5) and losses[2] == pytest.approx(losses[0], rel=1e-5)
+    losses = {name: train(make_engine(who, seed=1, **settings), range(3)) for name, settings in ENGINES.items()}
+    for name, found in losses.items():
+        assert found == pytest.approx(losses["zero-0"], rel=1e-3 if name.endswith("bf16") else 1e-6), name
+
+
+@each_engine
+def test_an_engine_goes_back_in_the_middle_of_training(who: RankInfo, tmp_path: Path, settings: dict) -> None:
+    engine = make_engine(who, seed=1, **settings)
+    train(engine, range(2))
+    state = through_files(engine, tmp_path / "two-steps")
+    want = train(engine, range(2, 5))
+    train(engine, [5, 6], planted={6: nan})
+    assert engine.skipped
+    engine.load_full(state, updates=2)
+    assert train(engine, range(2, 5)) == want and not engine.skipped
+
+
+@pytest.mark.parametrize("clip_norm", [0.1, 0], ids=["clipped", "unclipped"])
+@each_engine
+def test_a_step_with_a_gradient_that_is_no_number_leaves_no_trace(
+    who: RankInfo, tmp_path: Path, settings: dict, clip_norm: float
+) -> None:
+    hit, spared = (make_engine(who, seed=1, clip_norm=clip_norm, **settings) for _ in range(2))
+    losses, skipped = [], []
+    for step in range(5):
+        losses += train(hit, [step], planted={1: nan, 3: inf})
+        skipped.append(hit.skipped)
+        assert isfinite(hit.gradient_norm()) is not hit.skipped
+    assert skipped == [False, True, False, True, False]
+    assert losses[::2] == train(spared, [0, 2, 4])
+    assert_same_state(*(through_files(engine, tmp_path / str(i)) for i, engine in enumerate((hit, spared))))
+
+
+@pytest.mark.parametrize("settings", [e for e in ENGINES.values() if "precision" not in e], ids=str)
+def test_a_micro_batch_counts_by_its_weight_and_spoils_the_whole_step(
+    who: RankInfo, tmp_path: Path, settings: dict
+) -> None:
+    two, one = make_engine(who, seed=1, global_batch=4, **settings), make_engine(who, seed=1, **settings)
+    for step in range(3):
+        for micro, weight in ((step, 2.0), (9, 0.0)):  # (2 x first + 0 x second) / 2: not a bit beside the first alone
+            two.backward(forward(two, micro), weight)
+            two.step(1e-3)
+        one.backward(forward(one, step))
+        one.step(1e-3)
+    assert not two.skipped
+    for value in (nan, 1.0):  # in the first of two passes; the other step is a good one
+        with planted_gradient(two, None if value == 1 else value):
+            two.backward(forward(two, 7), 2.0)
+        two.step(1e-3)
+        two.backward(forward(two, 8), 0.0)
+        two.step(1e-3)
+        assert two.skipped is (value != 1)
+    one.backward(forward(one, 7))
+    one.step(1e-3)
+    assert_same_state(*(through_files(engine, tmp_path / str(i)) for i, engine in enumerate((two, one))))
+
+
+@pytest.mark.parametrize("mode", ["visible", "dense"])
+def test_recomputed_activations_change_nothing_under_zero_3(who: RankInfo, mode: str) -> None:
+    mae = SMALL_MAE.model_copy(update={"mode": mode})
+    recomputing = SMALL.model_copy(update={"recompute": ("stem", 0, 1, 2)})
+    want = train(make_engine(who, seed=1, zero_stage=0, mae=mae), range(3))
+    for persistent in (0, 100_000):
+        settings = {"zero_stage": 3, "persistent": persistent, "mae": mae}
+        plain, recomputed = (make_engine(who, 1, model, **settings) for model in (SMALL, recomputing))
+        assert train(recomputed, range(3)) == train(plain, range(3)) == pytest.approx(want, rel=1e-6)
+
+
+def test_a_closed_engine_leaves_torch_as_it_was(who: RankInfo) -> None:
+    linear = torch.nn.functional.linear
+    for settings in ENGINES.values():
+        engine = make_engine(who, seed=1, **settings)
+        train(engine, range(1))
+        engine.close()
+        parts = list(engine.wrapped.module.modules())[1:]
+        assert not any(part._forward_hooks or part._forward_pre_hooks for part in parts)
+        assert torch.nn.functional.linear is linear
 
 
 class Crash(Exception):

@@ -1,0 +1,48 @@
+"""What Ray Train's controller is told to do around its own decisions. Its callback classes are not public API: this is
+the one file that imports them.
+"""
+
+import signal
+import time
+from types import FrameType
+from typing import Any
+
+import ray
+from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerCallback
+from ray.train.v2._internal.execution.controller.state import ResizingState
+
+from maetrain.train.wishes import Wishes
+
+PROCESS_WISHES = Wishes()  # of a rank's process, set by its SIGTERM
+
+
+class GroupCallback(ControllerCallback):
+    """No restart after a mistake of the user's; a checkpoint before a planned change of size."""
+
+    def __init__(self, desk: Any, grace_s: float) -> None:
+        self.desk, self.grace_s = desk, grace_s
+
+    def before_controller_execute_failure_decision(self, failure_decision: Any) -> None:
+        refusal, _ = ray.get(self.desk.endings.remote())
+        if refusal:
+            raise RuntimeError(refusal)  # ends the run: an error of a callback is not retried
+
+    def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
+        """A resize ends the group without a word to it, so it is asked here, and waited for."""
+        if not isinstance(current_state, ResizingState):
+            return
+        asked_at = ray.get(self.desk.ask.remote("the group is to be resized"))
+        while time.time() < asked_at + self.grace_s:
+            if ray.get(self.desk.committed_time.remote()) > asked_at:
+                return
+            time.sleep(0.1)
+
+
+class SigtermCallback(WorkerCallback):
+    """A rank that gets a SIGTERM asks for a checkpoint instead of dying at once."""
+
+    def after_init_train_context(self) -> None:
+        def ask(_number: int, _frame: FrameType | None) -> None:
+            PROCESS_WISHES.save = "SIGTERM at a rank"
+
+        signal.signal(signal.SIGTERM, ask)  # Ray calls this in the main thread, as signals need

@@ -1,0 +1,190 @@
+"""Checkpoints of a training group, written while it trains on. All ranks call the same methods at the same steps.
+
+What a step waits for is the copy of this rank's state. A thread writes and hashes it; whether every rank's part is
+there rides along in the sum over ranks that each step makes anyway; then rank 0's thread puts the manifest beside them.
+One checkpoint is under way at a time. One that fails is told and given up; several in a row end the run.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from data_shards.errors import InputError
+from data_shards.formats.files import is_remote, location, remove, write_text
+from maetrain.checkpoint.commit import (
+    CheckpointFile,
+    CheckpointManifest,
+    commit,
+    retain,
+    step_dir,
+    write_rank_file,
+    write_text_file,
+)
+from maetrain.checkpoint.fingerprint import fingerprint
+from maetrain.checkpoint.fragments import to_named
+from maetrain.checkpoint.writer import Background
+from maetrain.train.config import PretrainSetup
+from maetrain.train.curve import Curve, StepInfo
+from maetrain.train.engine import Engine
+from maetrain.train.group import RankInfo, sums_over_ranks
+from maetrain.train.resume import CURVE, EVENTS, bound_settings
+from maetrain.train.state import RunState
+
+Value = TypeVar("Value")
+OnCommit = Callable[[int, Sequence[StepInfo]], None]
+
+
+@dataclass(frozen=True)
+class _UnderWay:
+    folder: Path
+    manifest: CheckpointManifest  # without its files
+    curve: list[StepInfo]
+    texts: dict[str, str]
+
+
+class Saver:
+    """`on_commit`, on the first rank: a step, and the points of the curve since the checkpoint before."""
+
+    def __init__(
+        self,
+        setup: PretrainSetup,
+        shard_index_sha256: str,
+        engine: Engine,
+        who: RankInfo,
+        attempt: str,
+        say: Callable[[str], None],
+        on_commit: OnCommit,
+    ) -> None:
+        self.setup, self.shard_index_sha256, self.engine, self.who = setup, shard_index_sha256, engine, who
+        self.attempt, self.say, self.on_commit = attempt, say, on_commit
+        self.run_dir = location(setup.run_dir)
+        self.last_committed = -1
+        self.failures = 0  # in a row
+        self._parts: Background[CheckpointFile] = Background(setup.pretrain.storage_timeout_s)
+        self._commits: Background[None] = Background(setup.pretrain.storage_timeout_s)
+        self._under_way: _UnderWay | None = None
+        self._is_committing = False
+
+    @property
+    def is_idle(self) -> bool:
+        return self._under_way is None
+
+    def go_on_from(self, step: int, curve: Curve) -> None:
+        """`step` is committed, by an earlier start or before the run went back to it."""
+        self.last_committed = step
+        if self.who.is_first:
+            self.on_commit(step, curve)
+
+    def begin(self, step: int, samples_seen: int, state: RunState, curve: Curve, events: Sequence[str]) -> None:
+        """Takes a copy of all state and starts to write it. Only when idle."""
+        assert self.is_idle
+        folder = step_dir(self.run_dir / "checkpoints", step, self.attempt)
+        manifest = CheckpointManifest(
+            step=step,
+            samples_seen=samples_seen,
+            world_size=self.who.world_size,
+            shard_index_sha256=self.shard_index_sha256,
+            fingerprint=fingerprint(bound_settings(self.setup, self.shard_index_sha256)),
+            config=self.setup.model_dump(mode="json"),
+            tensor_shapes=self.engine.shapes,
+            state=state.model_dump(mode="json"),
+            files=(),
+        )
+        texts = {CURVE: curve.text(), EVENTS: "".join(events)} if self.who.is_first else {}
+        self._under_way = _UnderWay(folder, manifest, curve[max(self.last_committed, 0) :], texts)
+        tensors = to_named(self.engine.save_fragments())
+        self._parts.start(lambda: self._write_part(folder, tensors))
+
+    def _write_part(self, folder: Path, tensors: dict[str, torch.Tensor]) -> CheckpointFile:
+        if not is_remote(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        try:
+            return write_rank_file(folder, self.who.rank, tensors)
+        except OSError:
+            with suppress(OSError):  # half a file on a full disk is in everybody's way
+                remove(folder / f"rank-{self.who.rank:05d}.safetensors")
+            raise
+
+    def flags(self) -> list[float]:
+        """This rank's share of the sums that `heed` wants: part written, part failed, committed, commit failed."""
+        background = self._commits if self._is_committing else self._parts
+        done = background.is_done and not background.error, background.is_done and bool(background.error)
+        return [0.0, 0.0, *map(float, done)] if self._is_committing else [*map(float, done), 0.0, 0.0]
+
+    def heed(self, sums: Sequence[float]) -> None:
+        """`sums` of the flags of all ranks. Raises InputError when too many checkpoints in a row have failed."""
+        written, failed, committed, commit_failed = (round(value) for value in sums)
+        if self._under_way is None:
+            return
+        if committed:
+            self._finish(self._under_way)
+        elif commit_failed or (failed and written + failed == self.who.world_size):
+            self._give_up(self._under_way)
+        elif written == self.who.world_size:
+            files = self._gather(self._parts.take())
+            self._is_committing = True
+            if self.who.is_first:
+                under_way = self._under_way
+                manifest = under_way.manifest.model_copy(update={"files": tuple(f for f in files if f is not None)})
+                self._commits.start(lambda: self._commit(under_way, manifest))
+
+    def settle(self, alive: Callable[[], None]) -> None:
+        """Waits until nothing is under way."""
+        while not self.is_idle:
+            (self._commits if self._is_committing else self._parts).wait(timeout_s=0.5)
+            alive()
+            self.heed(sums_over_ranks(torch.tensor(self.flags(), device=self.who.device), self.who))
+
+    def tell_events(self, events: Sequence[str]) -> None:
+        """Beside the checkpoints: no further one will hold them."""
+        if self.who.is_first:
+            with suppress(OSError):
+                write_text(self.run_dir / EVENTS, "".join(events))
+
+    def _commit(self, under_way: _UnderWay, manifest: CheckpointManifest) -> None:
+        """In rank 0's thread."""
+        folder = under_way.folder
+        texts = tuple(write_text_file(folder, name, text) for name, text in under_way.texts.items())
+        commit(folder, manifest.model_copy(update={"files": (*manifest.files, *texts)}))
+        with suppress(OSError):  # a copy, and tidying: the next checkpoint does both again
+            for name, text in under_way.texts.items():
+                write_text(self.run_dir / name, text)
+            retain(folder.parent, self.setup.pretrain.keep_checkpoints, newest=folder)
+
+    def _finish(self, done: _UnderWay) -> None:
+        if self.who.is_first:
+            self._commits.take()
+            self.on_commit(done.manifest.step, done.curve)
+        self._under_way, self._is_committing = None, False
+        self.last_committed, self.failures = done.manifest.step, 0
+
+    def _give_up(self, failed: _UnderWay) -> None:
+        background = self._commits if self._is_committing else self._parts
+        errors = self._gather(background.error)
+        if background.is_done:
+            background.take()
+        reason = next(f"rank {rank}: {error}" for rank, error in enumerate(errors) if error)
+        if self.who.is_first:
+            with suppress(OSError):
+                remove(failed.folder)
+            self.say(f"checkpoint of step {failed.manifest.step} failed: {reason}")
+        self._under_way, self._is_committing = None, False
+        self.failures += 1
+        if self.failures >= self.setup.pretrain.max_failed_checkpoints:
+            last = f"step {self.last_committed} is safe" if self.last_committed >= 0 else "none is committed"
+            raise InputError(
+                f"{self.failures} checkpoints in a row could not be stored, {last}; the last failed on {reason}: make "
+                f"room or mend {self.run_dir}, then the same command goes on"
+            )
+
+    def _gather(self, mine: Value) -> list[Value | None]:
+        gathered: list[Value | None] = [mine]
+        if self.who.world_size > 1:
+            gathered = [None] * self.who.world_size
+            dist.all_gather_object(gathered, mine)
+        return gathered

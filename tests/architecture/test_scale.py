@@ -1,0 +1,207 @@
+"""The plan for many GPUs: formulas against hand computed values and limits, and the page against the script."""
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks import scale_constants as c
+from benchmarks import scale_failures as failures
+from benchmarks import scale_model as model
+from benchmarks.scale import MARKER, blocks, filled
+from benchmarks.scale_counts import Counts, count
+from benchmarks.scale_limits import counted, needs
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "scale.md"
+# 100 M parameters, one TFLOP a step, no launches to speak of
+COUNTS = Counts(100_000_000, 0.3e12, 1e12, 1, 1e9)
+
+
+@pytest.fixture(scope="module")
+def tables() -> dict[str, str]:
+    return blocks()
+
+
+def test_the_page_has_what_the_script_says(tables: dict[str, str]) -> None:
+    page = PAGE.read_text()
+    assert filled(page, tables) == page, "python -m benchmarks.scale --write docs/scale.md"
+    assert MARKER.findall(page) == list(tables), "every table, once and in order"
+
+
+def test_an_altered_figure_of_the_page_is_noticed(tables: dict[str, str]) -> None:
+    page = PAGE.read_text()
+    altered = page.replace("| 8 | 1 | 0.24 |", "| 8 | 1 | 0.25 |")
+    assert altered != page and filled(altered, tables) == page
+
+
+def test_the_text_of_the_page_has_no_figures_of_its_own() -> None:
+    text = MARKER.sub("", PAGE.read_text())
+    text = re.sub(r"```.*?```|`[^`]*`|\((?:19|20)\d\d\)|, 2017|ZeRO [123](?: and [123])?", "", text, flags=re.DOTALL)
+    text = re.sub(r"bf16|fp32|Fp32|Llama 3|decision 0003|\"0003\"", "", text)
+    assert re.findall(r".*\d.*", text) == []
+
+
+def test_the_network_is_the_one_that_is_trained() -> None:
+    small, twice, again = counted(1, False), counted(2, False), counted(2, True)
+    assert small.parameters == twice.parameters == 120_130_212
+    assert twice.flops == pytest.approx(2 * small.flops, rel=1e-3)
+    # a quarter of 153.4 G multiply-adds of the dense encoder is most of the forward pass (docs of the variant)
+    assert small.forward_flops / 2 == pytest.approx(153.4e9 / 4, rel=0.03)
+    assert 2.9 < small.flops / small.forward_flops < 3.0
+    assert again.flops == pytest.approx(twice.flops + twice.forward_flops, rel=0.15) and again.flops > twice.flops
+    assert again.saved_bytes < twice.saved_bytes / 4
+
+
+def test_counting_twice_gives_the_same() -> None:
+    assert count(1, False) == counted(1, False)
+
+
+def test_one_gpu_communicates_nothing() -> None:
+    assert model.sent_bytes(100, 1, 2) == model.gather_s(1e9, 1, 1e9) == model.all_reduce_s(1e9, 1, 1e9) == 0
+    alone = model.step(COUNTS, 1)
+    assert alone.comm_s == alone.wait_s == 0
+    assert model.memory_bytes(COUNTS, 1, 3)["weights"] == 2e8, "nothing to share with"
+    assert failures.slowest_of(1, 0.1, 10, 0) == 1
+
+
+@pytest.mark.parametrize(
+    ("stage", "gpus", "bytes_"),
+    [
+        (0, 2, 2e8),  # 200 MB of bf16 gradients, half of them there and back
+        (1, 2, 3e8),
+        (2, 4, 4.5e8),
+        (3, 4, 4.5e8),
+    ],
+)
+def test_bytes_that_a_gpu_sends(stage: int, gpus: int, bytes_: float) -> None:
+    assert model.sent_bytes(100_000_000, gpus, stage) == pytest.approx(bytes_)
+
+
+def test_an_all_reduce_by_hand() -> None:
+    # 8 GPUs of a node: twice 7/8 of 360 MB at 0.8 x 450 GB/s, and 14 hops
+    assert model.all_reduce_s(360e6, 8, 400e9) == pytest.approx(2 * 7 / 8 * 1e-3 + 14 * c.HOP_S)
+    # and 2 nodes at 0.8 x 400 GB/s: half there, half back, a hop each
+    across_s = 360e6 / 320e9 + 2 * c.HOP_S
+    assert model.all_reduce_s(360e6, 16, 400e9) == pytest.approx(2 * 7 / 8 * 1e-3 + 14 * c.HOP_S + across_s)
+    # on 128 nodes the tree's 14 hops beat the ring's 254
+    assert model.all_reduce_s(8, 1024, 400e9) == pytest.approx((14 + 14) * c.HOP_S, rel=1e-3)
+
+
+def test_a_step_by_hand() -> None:
+    one = model.step(COUNTS, 1, mfu=0.5, kernel_s=0)
+    assert one.compute_s == pytest.approx(1e12 / 0.5 / 989e12) and one.total_s == one.compute_s + c.QUEUE_S
+    eager = model.step(COUNTS._replace(kernels=1000), 1, mfu=0.5, kernel_s=1e-5)
+    assert eager.local_s == pytest.approx(0.01), "the CPU is slower than the GPU"
+    one_bucket = model.step(COUNTS, 64, bucket_elements=10**9)
+    whole_s = model.all_reduce_s(2e8, 64, c.FAST_NET_BYTES_PER_S) + model.gather_s(2e8, 64, c.FAST_NET_BYTES_PER_S)
+    assert one_bucket.comm_s == pytest.approx(whole_s), "one bucket hides nothing"
+    assert model.step(COUNTS, 64).comm_s < one_bucket.comm_s
+
+
+def test_memory_by_hand() -> None:
+    whole = {"weights": 2e8, "gradients": 2e8, "master and moments": 1.2e9}
+    assert {k: v for k, v in model.memory_bytes(COUNTS, 8, 0).items() if k in whole} == whole
+    shared = model.memory_bytes(COUNTS, 8, 2)
+    assert (shared["weights"], shared["gradients"], shared["master and moments"]) == (2e8, 2e8 / 8, 1.2e9 / 8)
+    assert model.memory_bytes(COUNTS, 8, 3)["weights"] == 2e8 / 8
+
+
+def test_chunks_of_a_crop_by_trying_all_places() -> None:
+    def touched(side: int) -> float:
+        return sum((start + side - 1) // 32 - start // 32 + 1 for start in range(32)) / 32
+
+    assert model.chunks_of_crop() == pytest.approx(touched(64) * touched(128) ** 2)
+
+
+def test_resume_reads_every_file_on_every_rank_or_once() -> None:
+    all_, weights, once, part = model.resumes(100_000_000, 1024)
+    assert all_.bytes_ == 1024 * 1.2e9 and all_.opens == 1024**2
+    assert weights.bytes_ == 1024 * 4e8 + 8e8
+    assert once.bytes_ == 128 * 1.2e9 and part.bytes_ == 1.2e9 and part.opens == 1024
+    seconds = [model.resume_s(100_000_000, 1024, way) for way in (all_, weights, once, part)]
+    assert seconds == sorted(seconds, reverse=True)
+    assert len({model.resume_s(100_000_000, 1, way) for way in model.resumes(100_000_000, 1) if way != weights}) <= 3
+
+
+def test_checkpoints_of_all_sizes_have_the_same_bytes() -> None:
+    small, large = model.save_s(100_000_000, 8), model.save_s(100_000_000, 1024)
+    assert small["hash"] == pytest.approx(1.2e9 / 8 / c.HASH_BYTES_PER_S)
+    assert large["remove the old one"] == pytest.approx(1024 * c.REMOVE_S)
+    assert model.stall_s(100_000_000, 8) == pytest.approx(1.2e9 / 8 / 25e9)
+
+
+def test_failures_add_up_over_gpus_and_nodes() -> None:
+    assert 86400 / model.mtbf_s(16384, False) == pytest.approx(419 / 54)
+    assert 3600 / model.mtbf_s(1024, True) == pytest.approx(128 * 0.05, rel=0.01)
+    assert model.mtbf_s(8, False) == pytest.approx(2 * model.mtbf_s(16, False))
+
+
+def test_young_by_hand_and_daly_near_it_where_saving_is_short() -> None:
+    assert failures.young_interval_s(50, 10_000) == 1000
+    assert failures.daly_interval_s(1e-3, 1e6) == pytest.approx(failures.young_interval_s(1e-3, 1e6), rel=1e-3)
+    assert failures.daly_interval_s(300, 100) == 100, "saving takes longer than a failure away"
+
+
+@pytest.mark.parametrize("mtbf_s", [500.0, 5_000.0, 500_000.0])
+def test_dalys_interval_loses_least(mtbf_s: float) -> None:
+    best_s = failures.daly_interval_s(10, mtbf_s)
+    lost = [failures.lost_share(best_s * factor, 10, 60, mtbf_s) for factor in (0.5, 1, 2)]
+    assert min(lost) == lost[1]
+
+
+def test_lost_time_in_the_limits() -> None:
+    never = failures.lost_share(90, 10, 60, 1e12)
+    assert never == pytest.approx(0.1, rel=1e-3), "without failures the saving is lost"
+    exact, first = (f(2000, 10, 60, 1e6) for f in (failures.lost_share, failures.lost_share_first_order))
+    assert exact == pytest.approx(first, rel=0.02)
+    assert failures.lost_share(1000, 10, 3000, 100) > 0.999999, "a restart that is never done"
+
+
+@pytest.mark.parametrize(
+    ("interval_s", "save_s", "restart_s", "mtbf_s"),
+    [
+        (1000, 5, 100, 200_000),  # many checkpoints between failures
+        (50, 2.5, 150, 560),  # preemptible, 128 nodes
+        (400, 1, 20, 300),  # most intervals fail
+    ],
+)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_simulation_agrees_with_the_formula(
+    interval_s: float, save_s: float, restart_s: float, mtbf_s: float, seed: int
+) -> None:
+    simulated = failures.simulated_lost_share(interval_s, save_s, restart_s, mtbf_s, 40_000, seed)
+    assert simulated == pytest.approx(failures.lost_share(interval_s, save_s, restart_s, mtbf_s), rel=0.03)
+
+
+def test_the_slowest_of_many() -> None:
+    # mean of the larger of two normal values: 1 / sqrt(pi) deviations
+    assert failures.slowest_of(2, 0.1, 100_000, 0) == pytest.approx(1 + 0.1 / math.sqrt(math.pi), abs=1e-3)
+    assert failures.slowest_of(1024, 0.1, 500, 0) == pytest.approx(1 + 0.1 * 3.25, rel=0.01)
+
+
+def test_limits_grow_with_the_group() -> None:
+    small, large = ({need.what: need.ratio for need in needs(n, 0)} for n in (8, 1024))
+    for what in ("reading from the shared file system", "requests to one bucket prefix", "global batch"):
+        assert large[what] > 50 * small[what]
+    assert large["GPU memory, ZeRO 2"] < small["GPU memory, ZeRO 2"]
+
+
+def test_every_constant_says_where_it_is_from() -> None:
+    assert {constant.kind for constant in c.TABLE} == {"measured", "document", "assumed"}
+    assert all(constant.source and constant.value > 0 for constant in c.TABLE)
+    results = "\n".join(path.read_text() for path in (ROOT / "benchmarks" / "results").glob("*.md"))
+    # shown as they are in the files
+    figures = (
+        "314.6",
+        "45.44",
+        "70.54",
+        "1.184",
+        "0.757 (0.677-0.786)",
+        "0.003685",
+        "0.0001436",
+        "0.001825",
+        "0.001343",
+    )
+    assert all(figure in results for figure in figures)
