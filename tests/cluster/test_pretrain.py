@@ -36,6 +36,15 @@ def test_there_is_one_rank_a_gpu_where_gpus_are_few(gpus: int, workers: int) -> 
     assert fit_workers(CONFIG, Resources(cpus=8, gpus=gpus)).cluster.pretrain_workers == workers
 
 
+def test_a_group_may_be_as_large_as_there_is_room_for() -> None:
+    elastic = load_recipe("demo", ("cluster.pretrain_workers=[1,4]",)).cluster
+    assert elastic.workers == (1, 4) and CONFIG.cluster.workers == (2, 2)
+    grown = fit_workers(load_recipe("demo", ("cluster.pretrain_workers=[3,8]",)), Resources(cpus=8, gpus=2))
+    assert grown.cluster.workers == (2, 8)
+    with pytest.raises(InputError, match=r"\[4, 1\]: give \[fewest, most\]"):
+        load_recipe("demo", ("cluster.pretrain_workers=[4,1]",))
+
+
 def test_the_model_takes_the_channels_of_the_data(index: ShardIndex) -> None:
     four = replace(index, channel_names=("T1", "T1c", "T2", "FLAIR"))
     assert fit_channels(CONFIG, index) is CONFIG

@@ -62,12 +62,16 @@ def every(n: int, *faults: Fault) -> Callable[[int], Fault | None]:
 class FaultyProxy:
     """Passes requests on to `target`. `fault_of(number)` says what becomes of the answer to a ranged GET, from 0 on.
 
+    With `to` other methods can be chosen: ("PUT",) are uploads.
+
     500, 503: it is an error. reset: the connection is reset instead. cut: half of the body comes, then the end. slow:
     it waits `SLOW_S`. stall: half of the body comes, then nothing. flip: one bit in the middle is another.
     """
 
-    def __init__(self, target: str, fault_of: Callable[[int], Fault | None]) -> None:
-        self.fault_of = fault_of
+    def __init__(
+        self, target: str, fault_of: Callable[[int], Fault | None], to: tuple[str, ...] = ("ranged GET",)
+    ) -> None:
+        self.fault_of, self.to = fault_of, to
         self.faults: list[Fault] = []  # those that happened
         self._numbers = itertools.count()
         self._stopped = threading.Event()
@@ -115,8 +119,8 @@ def _handler(proxy: FaultyProxy, target: str) -> type[BaseHTTPRequestHandler]:
             answer = upstream.getresponse()
             content = answer.read()
             upstream.close()
-            is_ranged = self.command == "GET" and self.headers.get("Range") is not None
-            fault = proxy.next_fault() if is_ranged else None
+            kind = ("ranged " if self.headers.get("Range") is not None else "") + self.command
+            fault = proxy.next_fault() if kind in proxy.to else None
             if fault == "reset":
                 # no lingering: the close is a reset
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

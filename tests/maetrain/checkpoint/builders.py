@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from data_shards.formats.files import is_remote
 from maetrain.checkpoint.commit import CheckpointManifest, commit, step_dir, write_rank_file
 from maetrain.checkpoint.fragments import Fragment, to_named
 
@@ -36,7 +37,8 @@ def write_checkpoint(
     attempt: str = ATTEMPT,
 ) -> Path:
     folder = step_dir(checkpoints, step, attempt)
-    folder.mkdir(parents=True)
+    if not is_remote(folder):
+        folder.mkdir(parents=True)
     ranks = rank_fragments(step) if ranks is None else ranks
     files = tuple(write_rank_file(folder, rank, to_named(parts)) for rank, parts in enumerate(ranks))
     if committed:

@@ -149,8 +149,17 @@ def test_a_rank_that_outlives_its_group_neither_removes_nor_counts_against_its_s
     write_checkpoint(tmp_path, 3, committed=False, attempt="writing")
     retain(tmp_path, 2, newest=write_checkpoint(tmp_path, 3, attempt="cutoff"))
     left = sorted(folder.name for folder in tmp_path.iterdir())
-    assert left == [f"step-0000000{step}-{who}" for step, who in
-                    ((2, "newgroup"), (3, "cutoff"), (3, "newgroup"), (3, "writing"), (4, "newgroup"), (5, "newgroup"))]
+    assert left == [
+        f"step-0000000{step}-{who}"
+        for step, who in (
+            (2, "newgroup"),
+            (3, "cutoff"),
+            (3, "newgroup"),
+            (3, "writing"),
+            (4, "newgroup"),
+            (5, "newgroup"),
+        )
+    ]
 
 
 def test_a_start_sweeps_every_folder_that_was_never_committed(tmp_path: Path) -> None:

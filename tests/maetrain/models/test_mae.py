@@ -15,6 +15,7 @@ from maetrain.masking.units import (
     spread_units,
     to_units,
 )
+from maetrain.models.blocks import draw_drops_K2B
 from maetrain.models.encoder import Encoder
 from maetrain.models.mae import MaeConfig, MaskedAutoencoder, rebuilt_units
 from maetrain.models.mae_decoder import ToVoxels, sincos_positions_GE
@@ -234,6 +235,16 @@ def test_drop_path_makes_the_same_decisions_for_a_sample_whatever_its_batch(mode
     for got, want in zip(together, alone, strict=True):
         torch.testing.assert_close(got, torch.stack(want).mean(0), atol=1e-5, rtol=1e-5)
     assert abs(together[0] - network.eval()(volume, seeds).loss) > 0.01, "nothing was dropped"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_each_branch_of_the_encoder_is_dropped_by_its_own_draws(mode: str) -> None:
+    network, used = autoencoder(mode).train(), []
+    for stage in network.encoder.stages:
+        for block in stage.blocks:
+            block.drop_path.register_forward_pre_hook(lambda _, inputs: used.append(inputs[1]))
+    network(noise(2, 1, *CROP), SEEDS)
+    assert torch.equal(torch.stack(used), draw_drops_K2B(SEEDS, 6).flatten(0, 1))
 
 
 @pytest.mark.parametrize("mode", MODES)

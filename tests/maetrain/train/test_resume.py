@@ -29,9 +29,13 @@ def test_the_same_settings_go_on(small_index: ShardIndex, tmp_path: Path) -> Non
         {"log_every": 1},
         {"loader_workers": 1},
         {"max_damaged_share": 1},
+        {"zero_stage": 3, "offload": True, "micro_batch": 1},
+        {"storage_timeout_s": 1, "stall_timeout_s": 0, "max_skipped_steps": 9},
     ],
 )
-def test_how_often_it_is_saved_and_logged_may_change(small_index: ShardIndex, tmp_path: Path, change: dict) -> None:
+def test_how_it_is_saved_guarded_and_spread_over_ranks_may_change(
+    small_index: ShardIndex, tmp_path: Path, change: dict
+) -> None:
     bind_run(small_setup(small_index, tmp_path), small_index.sha256, ALONE)
     bind_run(small_setup(small_index, tmp_path, **change), small_index.sha256, ALONE)
 

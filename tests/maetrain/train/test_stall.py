@@ -1,4 +1,4 @@
-"""A process without progress ends by itself and leaves the stacks of its threads, also when it holds the global lock."""
+"""A process without progress ends by itself and leaves its stacks, also when it holds the global lock."""
 
 import subprocess
 import sys

@@ -65,7 +65,7 @@ FLAT = [1.0, 1.1, 0.9, 1.05, 0.95] * 5
         (1.1, [1.0] * 20, True),
         (math.nan, FLAT, False),
     ],
-    ids=["in the spread", "far above", "below", "too few to tell", "a flat curve's noise", "a flat curve's spike", "nan"],
+    ids=["in the spread", "far above", "below", "too few to tell", "noise of a flat curve", "spike of one", "nan"],
 )
 def test_a_spike_stands_out_against_the_steps_before(loss: float, before: list[float], expected: bool) -> None:
     assert is_spike(loss, before, mads=12) is expected
