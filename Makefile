@@ -7,7 +7,7 @@ DATA   ?=
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format constraints clean bench-model bench-shards
+.PHONY: help install demo test test-faults check format constraints clean bench-model bench-shards
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -26,6 +26,9 @@ demo: install    ## archive to report; DATA=folder in MSD or nnU-Net layout, OUT
 
 test: install    ## all tests
 	$(BIN)/python -m pytest
+
+test-faults: install ## kill ranks, hosts, head and driver, fill disks, cut networks; root, 40 min on 2 cores
+	$(BIN)/python -m pytest -m faults --timeout 900
 
 bench-model: install ## step times beside MONAI's networks, CPU, 7 min; WRITE=file appends the result
 	$(BIN)/python -m benchmarks.model --crop 64 $(if $(WRITE),--write "$(WRITE)")

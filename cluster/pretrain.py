@@ -30,6 +30,7 @@ from maetrain.masking.units import MaskUnitGrid
 from maetrain.recipes.config import ClusterConfig, RunConfig
 from maetrain.tracking.tracker import Tracker
 from maetrain.train.config import PretrainSetup
+from maetrain.train.memory import estimate
 from maetrain.train.resume import check_bound
 from maetrain.train.wishes import Stopped
 
@@ -97,6 +98,8 @@ def run_pretraining(
             callbacks=[GroupCallback(desk, cluster.grace_s), SigtermCallback()],  # type: ignore[list-item]
         ),
     )
+    for line in estimate(setup.model, setup.pretrain, most, "cuda" if use_gpu else "cpu").lines():
+        say(f"  {line.strip()}")
     progress = Progress(setup.pretrain.steps, setup.pretrain.log_every, bar, tracker)
     training = _Training(trainer)
     try:

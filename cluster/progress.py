@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ray.util.metrics import Gauge
 
-from cluster.console import Bar, say
+from cluster.console import Bar, console, say
 from maetrain.tracking.tracker import Tracker
 from maetrain.train.curve import StepInfo
 
@@ -60,12 +60,16 @@ class Progress:
             say(f"  {message}")
 
     def _show(self, info: StepInfo) -> None:
+        note = f"loss {info.loss:.3f} {info.volumes_per_s:.1f} crops/s"
+        if console.width < 110:
+            self.bar.to(info.step, note)
+            return
         waits = 100 * (info.data_wait_s + info.comm_wait_s) / info.step_s
         restarts = f", {info.num_starts - 1} restarts" if info.num_starts > 1 else ""
         skipped = f", {info.num_skipped} skipped" if info.num_skipped else ""
         self.bar.to(
             info.step,
-            f"loss {info.loss:.3f} {info.volumes_per_s:.1f} crops/s, {waits:.0f} % waits, "
+            f"{note}, norm {info.gradient_norm:.2g}, rate {info.learning_rate:.1e}, {waits:.0f} % waits, "
             f"{info.memory_bytes / 2**30:.1f} GiB{restarts}{skipped}",
         )
 

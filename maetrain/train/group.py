@@ -20,6 +20,7 @@ class RankInfo:
     rank: int
     world_size: int
     device: torch.device
+    ranks_on_node: int = 1
 
     @property
     def is_first(self) -> bool:
@@ -35,6 +36,10 @@ def _device(local_rank: int) -> torch.device:
     return device
 
 
+def _who(device: torch.device) -> RankInfo:
+    return RankInfo(dist.get_rank(), dist.get_world_size(), device, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 @contextmanager
 def joined_group() -> Iterator[RankInfo]:
     """Uses the group that is there, or joins the one torchrun describes, or makes one of a single process.
@@ -43,7 +48,7 @@ def joined_group() -> Iterator[RankInfo]:
     """
     device = _device(int(os.environ.get("LOCAL_RANK", "0")))
     if dist.is_initialized():
-        yield RankInfo(dist.get_rank(), dist.get_world_size(), device)
+        yield _who(device)
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
     if "RANK" in os.environ:
@@ -51,7 +56,7 @@ def joined_group() -> Iterator[RankInfo]:
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     try:
-        yield RankInfo(dist.get_rank(), dist.get_world_size(), device)
+        yield _who(device)
     finally:
         dist.destroy_process_group()
 

@@ -38,6 +38,8 @@ CUDA_PROCESS_BYTES = GIB
 USABLE = 0.95
 # DeepSpeed without ZeRO joins gradients of up to this many elements in a copy, and sums that over the ranks
 _JOINED_ELEMENTS = 500_000_000
+# DeepSpeed's max_live_parameters and max_reuse_distance: what ZeRO 3 has gathered it keeps, until it is more than this
+_LIVE_ELEMENTS = 1_000_000_000
 
 
 class States(NamedTuple):
@@ -132,7 +134,7 @@ def estimate(model: NNFormerConfig, config: PretrainConfig, world_size: int, dev
     weights, gradients, optimizer, offloaded = held.weights, held.gradients, held.optimizer, 0
     if stage == 2 and accumulates:
         gradients *= 2  # the sum so far, and that of the pass
-    if stage == 3:
+    if stage == 3 and world_size > 1:
         weights += weight_bytes * sum(n for n in sizes if n <= PERSISTENT_ELEMENTS)
     if offload:
         # the partition of the gradients in fp32; and in the weights' type for what goes to and fro
@@ -181,8 +183,8 @@ def _buffers(
     overlaps = config.overlap_comm and device_type == "cuda" and many
     update = 0 if config.offload else 4 * ceil(parameters / world_size)  # the gradients as AdamW gets them
     if stage == 3:
-        # DeepSpeed keeps what it gathered within its reuse distance of 1e9 elements: all of our networks
-        backward = bucket + 2 * filled * many + weight_bytes * parameters
+        gathered = weight_bytes * min(_LIVE_ELEMENTS, parameters)
+        backward = bucket + (2 * filled + gathered) * many
     elif stage == 2 or overlaps:
         backward = bucket * (1 + overlaps) + filled * many
     else:  # one bucket after another, after the backward pass
@@ -273,6 +275,10 @@ def _lighter(needed: MemoryEstimate) -> Iterator[tuple[str, MemoryEstimate]]:
         if micro_batch == 1:
             return
         micro_batch //= 2
+
+
+def device_type(device: torch.device) -> DeviceType:
+    return "cuda" if device.type == "cuda" else "cpu"
 
 
 def free_memory(device: torch.device) -> tuple[int, int]:

@@ -28,6 +28,7 @@ from maetrain.train.curve import Curve, StepInfo
 from maetrain.train.engine import Engine
 from maetrain.train.events import SeenPass, event_line, named, passes_of_all, suspects
 from maetrain.train.group import RankInfo, from_first, memory_in_use, sums_over_ranks
+from maetrain.train.memory import check, device_type, estimate, free_memory
 from maetrain.train.prefetch import on_device
 from maetrain.train.profiling import profiled
 from maetrain.train.resume import Restored, bind_run, restore
@@ -59,12 +60,14 @@ def pretrain(
 
     The first rank alone calls `on_step` (each step), `say` and `on_commit` (a committed step, and the points of the
     curve since the one before; at a start, all points up to where it goes on). `wishes` is how the outside asks for a
-    checkpoint or a stop. Raises InputError for settings that don't fit the data or the run in `run_dir`, for losses
-    that stay non-finite and for storage that takes no checkpoints, Stopped after a stop that was wished for.
+    checkpoint or a stop. Raises InputError for settings that don't fit the data, the memory or the run in `run_dir`, for
+    losses that stay non-finite and for storage that takes no checkpoints, Stopped after a stop that was wished for.
     """
     config, run_dir = setup.pretrain, location(setup.run_dir)
     index = ShardIndex.load(setup.shards)
     pool = pool_of(index, setup.pool_subjects)
+    needed = estimate(setup.model, config, who.world_size, device_type(who.device))
+    check(needed, *free_memory(who.device), who.ranks_on_node)
     bind_run(setup, index.sha256, who)
     attempt = from_first(uuid.uuid4().hex[:8], who)
     aside = Path(tempfile.gettempdir()) / f"maetrain-{run_dir.name}" if is_remote(run_dir) else run_dir

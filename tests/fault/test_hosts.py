@@ -1,7 +1,7 @@
 """Ranks on two hosts: a host that dies, is cut off, comes back; the head that dies; the driver that dies.
 
-Whatever happens, the run ends with the curve of one process that nothing happened to. One cluster serves all tests;
-the times are in the remarks, on 2 cores.
+Whatever happens, the run ends with the curve of one process that nothing happened to. One cluster serves all tests.
+Most of the time goes into starting processes: a group of two ranks takes 15-30 s until its first step.
 """
 
 import time
@@ -121,10 +121,10 @@ def test_a_host_that_is_cut_off_and_comes_back(
     with driver(cluster, shards, tmp_path / "run") as run:
         run.reach(50)
         cluster.hosts[1].cut()
-        time.sleep(2)
+        time.sleep(10)  # for what was on its way to the disk
         assert run.step() < STEPS, "it ended before the fault"
         stood_at = run.step()
-        time.sleep(28)
+        time.sleep(20)
         assert run.step() == stood_at, "one rank alone goes on"
         cluster.hosts[1].mend()
         # as systemd or the kubelet would: the node that was given up ends, and another takes its place

@@ -43,8 +43,6 @@ WRITERS = ("zero-0", "zero-1", "zero-2", "zero-3", "zero-3-offload")
 # written by two ranks under the first, read under the second
 READERS: dict[int, list[tuple[str, str]]] = {
     3: [
-        ("zero-0", "zero-0"),
-        ("zero-1", "zero-1"),
         ("zero-2", "zero-2"),
         ("zero-3", "zero-3"),
         ("zero-0", "zero-3-gathers"),
