@@ -120,11 +120,13 @@ class _Loop:
 
     def run(self) -> Curve:
         place = self._restore()
-        starts = {"num_starts": place.state.num_starts + 1, "tracker_run_id": self.setup.tracker_run_id}
-        self.watch = Watch(self.config.max_skipped_steps, place.state.model_copy(update=starts))
+        tracker_run_id = self.setup.tracker_run_id or place.state.tracker_run_id
+        start = {"num_starts": place.state.num_starts + 1, "tracker_run_id": tracker_run_id}
+        self.watch = Watch(self.config.max_skipped_steps, place.state.model_copy(update=start))
         while not self._train(place):
             self.saver.settle(self.alive)
             place = self._restore()
+            self.watch.back_at(place.state)
         return self.curve
 
     def _restore(self) -> Restored:
@@ -161,7 +163,7 @@ class _Loop:
             is_owed = is_owed or asked.save or step % config.checkpoint_every == 0
             # not while steps are skipped: what a run may go back to must be good
             if is_owed and self.saver.is_idle and not self.engine.skipped:
-                self.saver.begin(step, samples_seen, self.watch.state, self.curve, self.events)
+                self._save(step, samples_seen)
                 is_owed = False
             if asked.stop and step < config.steps:
                 self._save_now(step, samples_seen)
@@ -194,8 +196,8 @@ class _Loop:
     def _step(self, step: int, batches: Iterator[PretrainBatch]) -> tuple[StepInfo, list[SeenPass], "_Asked"]:
         """One optimizer step, and what came of the sums over ranks."""
         config, engine = self.config, self.engine
-        started, waited_s = time.perf_counter(), 0.0
-        learning_rate = warmup_cosine(step - 1, config.learning_rate, config.warmup_steps, config.steps)
+        started, waited_s, learning_rate = time.perf_counter(), 0.0, self._learning_rate(step)
+        self.clock.take_s()
         losses, weights, keys = [], [], []
         for _ in range(self.accumulation):
             asked_at = time.perf_counter()
@@ -217,7 +219,6 @@ class _Loop:
         computed = time.perf_counter()
         sums = sums_over_ranks(torch.cat([mean_loss[None], mean_loss.new_tensor(flags)]), self.who)
         ended = time.perf_counter()
-        self.clock.take_s()
         loss, replaced, data_wait_s, comm_wait_s, memory_bytes, wants_save, wants_stop = sums[:7]
         if wants_save:
             self.wishes.save = None
@@ -261,11 +262,20 @@ class _Loop:
             f"pretrain.learning_rate. Step {self.saver.last_committed} is the last good checkpoint"
         )
 
+    def _save(self, step: int, samples_seen: int) -> None:
+        state = self.watch.state.model_copy(update={"learning_rate": self._learning_rate(step)})
+        self.saver.begin(step, samples_seen, state, self.curve, self.events)
+
+    def _learning_rate(self, step: int) -> float:
+        """Of the step with this number, from 1."""
+        config = self.config
+        return warmup_cosine(max(step, 1) - 1, config.learning_rate, config.warmup_steps, config.steps)
+
     def _save_now(self, step: int, samples_seen: int) -> None:
         """Returns when `step` is committed."""
         self.saver.settle(self.alive)
         while self.saver.last_committed != step:
-            self.saver.begin(step, samples_seen, self.watch.state, self.curve, self.events)
+            self._save(step, samples_seen)
             self.saver.settle(self.alive)
 
 

@@ -78,6 +78,8 @@ class Saver:
         """`step` is committed, by an earlier start or before the run went back to it."""
         self.last_committed = step
         if self.who.is_first:
+            with suppress(OSError):  # that start may have ended between the commit and the copy
+                write_text(self.run_dir / CURVE, curve.text())
             self.on_commit(step, curve)
 
     def begin(self, step: int, samples_seen: int, state: RunState, curve: Curve, events: Sequence[str]) -> None:

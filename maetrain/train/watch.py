@@ -42,6 +42,10 @@ class Watch:
         self.state = self.state.model_copy(update={"order": self.state.order + 1, "went_back_at": step})
         return Verdict.GO_BACK
 
+    def back_at(self, saved: RunState) -> None:
+        """The run stands where it was saved with this state."""
+        self.state = self.state.model_copy(update={"updates": saved.updates})
+
     def committed(self, step: int) -> None:
         """A checkpoint behind the place of trouble: the next trouble is another one."""
         if self.state.went_back_at is not None and step > self.state.went_back_at:

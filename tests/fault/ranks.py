@@ -17,6 +17,9 @@ from contextlib import suppress
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
+import psutil
+
+from data_shards.formats.files import location
 from maetrain.checkpoint.commit import MANIFEST, read_committed, step_folders, step_of
 from maetrain.train.config import PretrainSetup
 from maetrain.train.curve import Curve
@@ -93,7 +96,7 @@ class Group:
     @property
     def steps(self) -> list[int]:
         """Those done and printed so far."""
-        return [int(number) for number in _STEP.findall(self.log())]
+        return steps_in(self.log())
 
     def wait(self, timeout_s: float = 200) -> list[int | None]:
         """The ranks' exit codes, negative = killed by that signal. Those left behind by a dead one have 30 s."""
@@ -143,24 +146,45 @@ class Group:
 
 def committed(run_dir: Path | str) -> list[int]:
     """Steps of the checkpoints that have a manifest."""
-    folders = step_folders(Path(run_dir) / "checkpoints")
+    folders = step_folders(location(run_dir) / "checkpoints")
     return sorted(step_of(folder) for folder in folders if (folder / MANIFEST).is_file())
 
 
-def numbers(run_dir: Path | str) -> list[tuple[float, float, float]]:
-    """Loss, learning rate and gradient norm of every step; each step stands there once."""
-    curve = Curve.load(Path(run_dir) / "curve.jsonl")
-    assert [point.step for point in curve] == list(range(1, len(curve) + 1))
-    return [(point.loss, point.learning_rate, point.gradient_norm) for point in curve]
+def curve(run_dir: Path | str) -> Curve:
+    """Each step stands there once, in order."""
+    points = Curve.load(location(run_dir) / "curve.jsonl")
+    assert [point.step for point in points] == list(range(1, len(points) + 1))
+    return points
+
+
+def numbers(run_dir: Path | str) -> list[str]:
+    """Loss, learning rate and gradient norm of every step, to the last bit; also of what is no number."""
+    return [repr((point.loss, point.learning_rate, point.gradient_norm)) for point in curve(run_dir)]
 
 
 def losses(run_dir: Path | str) -> list[float]:
-    return [loss for loss, _, _ in numbers(run_dir)]
+    return [point.loss for point in curve(run_dir)]
+
+
+def steps_in(log: str) -> list[int]:
+    """Those that the first rank has printed."""
+    return [int(number) for number in _STEP.findall(log)]
+
+
+def ranks_below(pid: int) -> dict[int, int]:
+    """rank -> process number, of those that the torchrun `pid` has started."""
+    found = {}
+    with suppress(psutil.Error):
+        for process in psutil.Process(pid).children(recursive=True):
+            with suppress(psutil.Error):
+                if "RANK" in (env := process.environ()):
+                    found[int(env["RANK"])] = process.pid
+    return found
 
 
 def assert_tidy(run_dir: Path | str, last: int, keep: int) -> None:
     """Nothing is left but whole checkpoints, the last one among them."""
-    folders = step_folders(Path(run_dir) / "checkpoints")
+    folders = step_folders(location(run_dir) / "checkpoints")
     steps = {read_committed(folder).step for folder in folders}
     assert last in steps and len(steps) <= keep, steps
     strays = [path for path in Path(run_dir).rglob("*") if path.name.startswith(".tmp-") or "partial" in path.name]

@@ -99,7 +99,7 @@ def test_a_streak_of_nans_goes_back_once_and_on_in_another_order(
     assert losses[:to] == undisturbed[:to] and losses[to] != undisturbed[to]
     assert all(map(math.isfinite, losses)) and len(losses) == 12
     state = newest_committed(tmp_path / "checkpoints").manifest.state  # type: ignore[union-attr]
-    assert (state["order"], state["went_back_at"], state["num_skipped"]) == (1, None, 3)
+    assert (state["order"], state["went_back_at"], state["num_skipped"], state["updates"]) == (1, None, 3, 12)
 
 
 def test_nans_that_come_again_stop_the_run_with_the_samples_named(
