@@ -5,11 +5,12 @@
     python -m benchmarks.scale --write docs/scale.md    # replace the tables between its markers
 
 Masked autoencoder of the Synapse variant, crop 64 x 128 x 128, visible units only at 75 % hidden, bf16 with fp32
-master, ZeRO 2. No GPU is asked; constants are in `scale_constants.py`, formulas in `scale_model.py` and
-`scale_failures.py`, what is compared with what there is in `scale_limits.py`.
+master, ZeRO 2. No GPU is asked; constants are in `scale_constants.py`, formulas in `scale_model.py`,
+`scale_storage.py` and `scale_failures.py`, what is compared with what there is in `scale_limits.py`.
 """
 
 import argparse
+import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,7 +18,10 @@ from pathlib import Path
 from benchmarks import scale_constants as c
 from benchmarks import scale_failures as failures
 from benchmarks import scale_model as model
-from benchmarks.scale_limits import counted, needs, nominal, restart_s, slowest_of
+from benchmarks import scale_storage as storage
+from benchmarks.scale_limits import Plan, counted, memory, needs, plan_of, restart_s, slowest_of
+from benchmarks.scale_manifest import manifest_bytes
+from maetrain.train.memory import USABLE
 
 GPUS, SEED = (8, 64, 1024), 0
 FAILURES = 20_000
@@ -59,17 +63,39 @@ def counts_table() -> str:
     return table((*header, "kept for backward, GB"), rows)
 
 
+def plan_table(gpus: Iterable[int], seed: int) -> str:
+    """The most crops a GPU whose global batch is known to work, and what follows."""
+    rows: list[tuple[object, ...]] = []
+    for n in gpus:
+        crops = max((b for b in BATCHES if n * b <= c.PROVEN_BATCH), default=BATCHES[0])
+        plan = plan_of(n, seed, crops)
+        every = round(ROUND_INTERVAL_S / plan.step.total_s)
+        lost = (
+            1440 * lost_share(plan, ROUND_INTERVAL_S, model.mtbf_s(n, preemptible)) for preemptible in (False, True)
+        )
+        readers = plan.crops_per_s / n / model.loader_crops_per_s()
+        hours = plan.steps * plan.step.total_s / 3600
+        rate = f"{c.BASE_LEARNING_RATE * n * crops / 256:.2g}"
+        row = (n, crops, n * crops, rate, memory(n, 2, crops).device_bytes / 1e9, math.ceil(readers), every)
+        rows.append((*row, plan.step.total_s * 1e3, plan.crops_per_s, hours, *lost))
+    header = ("GPUs", "`micro_batch`", "`global_batch`", "`learning_rate`", "GPU memory, GB", "`loader_workers`")
+    times = ("step, ms", "crops/s", "hours of the run", "lost, min/day", "on preemptible nodes")
+    return table((*header, "`checkpoint_every`", *times), rows)
+
+
 def memory_table(gpus: Iterable[int]) -> str:
-    counts, per_crop = counted(c.MICRO_BATCH, False), counted(1, False).saved_bytes
     rows: list[tuple[object, ...]] = []
     for n in gpus:
         for stage in range(1, 4):
-            parts = model.memory_bytes(counts, n, stage)
-            total = sum(parts.values())
-            fits = int((c.GPU_BYTES - total + counts.saved_bytes) / per_crop)
-            rows.append((n, stage, *(part / 1e9 for part in parts.values()), total / 1e9, fits))
-    parts = model.memory_bytes(counts, 8, 1)
-    return table(("GPUs", "ZeRO", *(f"{p}, GB" for p in parts), "sum, GB", "crops that fit in 80 GB"), rows)
+            m = memory(n, stage)
+            per_crop = m.activations - memory(n, stage, 1).activations
+            parts = (m.weights, m.gradients, m.optimizer, m.buffers, m.activations, m.device_bytes)
+            fits = c.MICRO_BATCH + int((USABLE * c.GPU_BYTES - m.device_bytes) / per_crop)
+            host = min(n, c.GPUS_PER_NODE) * m.host_bytes
+            rows.append((n, stage, *(part / 1e9 for part in parts), fits, host / 1e9))
+    parts = ("weights", "gradients", "master and moments", "buffers", "activations", "sum with the process")
+    header = ("GPUs", "ZeRO", *(f"{part}, GB" for part in parts))
+    return table((*header, f"crops that fit in {USABLE:.0%} of 80 GB", "host memory of a node, GB"), rows)
 
 
 def step_table(gpus: Iterable[int], seed: int) -> str:
@@ -78,15 +104,17 @@ def step_table(gpus: Iterable[int], seed: int) -> str:
     for n in gpus:
         slowest = slowest_of(n, c.STEP_VARIATION, seed)
         for name, net in NETS[: model.nodes_of(n)]:  # inside one node there is no network
-            for mfu in c.MFUS:
-                at = (counts, n, mfu, net, slowest)
-                eager, hidden_s = model.step(*at), model.step(*at, kernel_s=0.0).total_s
-                times = (eager.compute_s, eager.launch_s, eager.wait_s, eager.comm_s, eager.queue_s, eager.total_s)
-                where = name if model.nodes_of(n) > 1 else "NVLink alone"
-                rates = (1 / eager.total_s, n * c.MICRO_BATCH / eager.total_s, 1 / hidden_s)
-                rows.append((n, where, mfu, *(1e3 * t for t in times), *rates))
-    header = ("GPUs", "network", "MFU", "arithmetic, ms", "launches, ms", "slowest rank, ms", "communication, ms")
-    return table((*header, "queue, ms", "step, ms", "steps/s", "crops/s", "steps/s, launches hidden"), rows)
+            eager, *hidden = (
+                model.step(counts, n, mfu, net, slowest, kernel_s=kernel_s)
+                for mfu, kernel_s in ((c.MFU, c.LAUNCH_S), *((mfu, 0.0) for mfu in c.MFUS))
+            )
+            times = (eager.compute_s, eager.launch_s, eager.wait_s, eager.comm_s, eager.tell_s, eager.total_s)
+            where = name if model.nodes_of(n) > 1 else "NVLink alone"
+            rates = (1 / eager.total_s, n * c.MICRO_BATCH / eager.total_s, *(1 / s.total_s for s in hidden))
+            rows.append((n, where, *(1e3 * t for t in times), *rates))
+    header = ("GPUs", "network", "arithmetic, ms", "launches, ms", "slowest rank, ms", "communication, ms")
+    hidden_at = (f"launches hidden, MFU {mfu}" for mfu in c.MFUS)
+    return table((*header, "metrics and messages, ms", "step, ms", "steps/s", "crops/s", *hidden_at), rows)
 
 
 def bucket_table(gpus: Iterable[int]) -> str:
@@ -129,7 +157,7 @@ def batch_table(gpus: Iterable[int], seed: int) -> str:
 def data_table(gpus: Iterable[int], seed: int) -> str:
     rows: list[tuple[object, ...]] = []
     for n in gpus:
-        plan, nodes = nominal(n, seed), model.nodes_of(n)
+        plan, nodes = plan_of(n, seed), model.nodes_of(n)
         bytes_per_s = plan.crops_per_s * model.crop_bytes()
         epoch_s = c.SCANS / plan.crops_per_s
         rows.append(
@@ -165,53 +193,68 @@ def archive_table() -> str:
 def checkpoint_table(gpus: Iterable[int], seed: int) -> str:
     rows: list[tuple[object, ...]] = []
     for n in gpus:
-        plan = nominal(n, seed)
-        parts, total = model.save_s(plan.counts.parameters, n), model.STATE_BYTES * plan.counts.parameters
-        wait_s = sum(parts.values())
-        every_s = c.CHECKPOINT_EVERY * plan.step.total_s
-        shares = (wait_s, wait_s / (wait_s + every_s), model.stall_s(plan.counts.parameters, n))
-        rows.append((n, total / 1e9, n, total / n / 1e6, *parts.values(), *shares))
-    header = ("GPUs", "bytes, GB", "files", "MB a file", *(f"{part}, s" for part in model.save_s(1, 8)), "sum, s")
-    return table((*header, "share of the time, every 100 steps", "in a thread: copy, s"), rows)
+        plan = plan_of(n, seed)
+        size, step_s = plan.size, plan.step.total_s
+        stall, store = storage.stall_s(size), storage.store_s(size)
+        stall_s, store_s = sum(stall.values()), sum(store.values())
+        files = (manifest_bytes(n, c.SCANS) / 1e6, size.state_bytes / n / 1e6, size.curve_bytes / 1e6)
+        steps = max(c.CHECKPOINT_EVERY, math.ceil(store_s / step_s))
+        share = stall_s / (steps * step_s + stall_s)
+        rows.append((n, *files, *(1e3 * s for s in stall.values()), share, *store.values(), store_s, steps))
+    example = storage.Size(1, 8, 1)
+    header = ("GPUs", "manifest, MB", "a rank's file, MB", "curve, MB")
+    waits = (*(f"wait: {part}, ms" for part in storage.stall_s(example)), f"share of {c.CHECKPOINT_EVERY} steps")
+    stored = (*(f"thread: {part}, s" for part in storage.store_s(example)), "stored after, s", "steps between two")
+    return table((*header, *waits, *stored), rows)
 
 
-def resume_table(gpus: Iterable[int]) -> str:
-    parameters = counted(c.MICRO_BATCH, False).parameters
+def resume_table(gpus: Iterable[int], seed: int) -> str:
     rows: list[tuple[object, ...]] = []
     for n in gpus:
-        for way in model.resumes(parameters, n):
-            seconds = model.resume_s(parameters, n, way)
-            rows.append((n, way.name, way.bytes_ / 1e9, way.opens, seconds, restart_s(n, way)))
-    return table(("GPUs", "who reads what", "read in all, GB", "files opened", "resume, s", "restart in all, s"), rows)
+        size = plan_of(n, seed).size
+        parts = storage.resume_s(size)
+        resume_s = sum(parts.values())
+        rows.append((n, *parts.values(), resume_s, restart_s(n, resume_s), resume_s + storage.bucket_s(size)))
+    parts = (*storage.resume_s(storage.Size(1, 8, 1)), "resume", "restart in all", "resume out of a bucket")
+    return table(("GPUs", *(f"{part}, s" for part in parts)), rows)
+
+
+def lost_share(plan: Plan, interval_s: float, mtbf_s: float) -> float:
+    """Of the time. What a thread is still writing at a failure is lost, too."""
+    stall_s, store_s = sum(storage.stall_s(plan.size).values()), sum(storage.store_s(plan.size).values())
+    back_s = restart_s(plan.gpus, sum(storage.resume_s(plan.size).values())) + store_s
+    return failures.lost_share(max(interval_s, store_s), stall_s, back_s, mtbf_s)
 
 
 def failures_table(gpus: Iterable[int], seed: int) -> str:
     rows: list[tuple[object, ...]] = []
     for n in gpus:
-        plan = nominal(n, seed)
-        parameters, ways = plan.counts.parameters, model.resumes(plan.counts.parameters, n)
-        written_s = sum(model.save_s(parameters, n).values())
-        # what a thread is still writing at a failure is lost, too
-        saved = (
-            ("0003", written_s, restart_s(n, ways[0])),
-            ("thread, own part", model.stall_s(parameters, n), restart_s(n, ways[-1]) + written_s),
-        )
+        plan = plan_of(n, seed)
+        size, step_s = plan.size, plan.step.total_s
+        store_s, resume_s = sum(storage.store_s(size).values()), sum(storage.resume_s(size).values())
+        now = ("as it is", sum(storage.stall_s(size).values()), restart_s(n, resume_s) + store_s, store_s)
+        before = storage.before_0015(size)
+        designs = [now]
+        if n == max(gpus):
+            designs.append(("before 0015", before.save_s, restart_s(n, before.resume_s), before.save_s))
         for preemptible in (False, True):
             mtbf_s = model.mtbf_s(n, preemptible)
-            for name, save_s, back_s in saved:
-                # the next can't start before the last is written
-                interval_s = max(failures.daly_interval_s(save_s, mtbf_s), written_s)
+            for name, save_s, back_s, shortest_s in designs[: 1 if preemptible else None]:
+                # the next can't start before the last is stored
+                interval_s = max(failures.daly_interval_s(save_s, mtbf_s), shortest_s)
                 at = (interval_s, save_s, back_s, mtbf_s)
+                default_s = max(c.CHECKPOINT_EVERY * step_s, shortest_s)
                 lost = (
                     failures.lost_share(*at),
                     failures.simulated_lost_share(*at, FAILURES, seed),
-                    failures.lost_share(ROUND_INTERVAL_S, *at[1:]),
+                    *(failures.lost_share(interval, *at[1:]) for interval in (ROUND_INTERVAL_S, default_s)),
                 )
-                intervals = (failures.young_interval_s(save_s, mtbf_s), interval_s, interval_s / plan.step.total_s)
-                row = (n, "yes" if preemptible else "no", name, mtbf_s / 3600, 86400 / mtbf_s, save_s)
-                rows.append((*row, *intervals, back_s, *(1440 * share for share in lost)))
-    header = ("GPUs", "preemptible", "checkpoints", "MTBF, h", "failures a day", "save, s", "Young, s", "Daly, s")
-    return table((*header, "steps", "restart, s", "lost, min/day, formula", "simulated", "lost at 60 s, formula"), rows)
+                row = (n, "yes" if preemptible else "no", name, mtbf_s / 3600, 86400 / mtbf_s, save_s, back_s)
+                intervals = (failures.young_interval_s(save_s, mtbf_s), interval_s, interval_s / step_s)
+                rows.append((*row, *intervals, *(1440 * share for share in lost)))
+    header = ("GPUs", "preemptible", "checkpoints", "MTBF, h", "failures a day", "wait a checkpoint, s", "restart, s")
+    best = ("Young, s", "Daly, s", "steps", "lost, min/day, formula", "simulated")
+    return table((*header, *best, "lost at 60 s, formula", f"lost at {c.CHECKPOINT_EVERY} steps, formula"), rows)
 
 
 def breaks_table(gpus: Iterable[int], seed: int) -> str:
@@ -244,6 +287,7 @@ def first_list(gpus: Iterable[int], seed: int) -> str:
 def blocks(gpus: tuple[int, ...] = GPUS, seed: int = SEED) -> dict[str, str]:
     """Name -> Markdown, in the order of the page."""
     return {
+        "plan": plan_table(gpus, seed),
         "first": first_list(gpus, seed),
         "breaks": breaks_table(gpus, seed),
         "counts": counts_table(),
@@ -255,7 +299,7 @@ def blocks(gpus: tuple[int, ...] = GPUS, seed: int = SEED) -> dict[str, str]:
         "data": data_table(gpus, seed),
         "archive": archive_table(),
         "checkpoint": checkpoint_table(gpus, seed),
-        "resume": resume_table(gpus),
+        "resume": resume_table(gpus, seed),
         "failures": failures_table(gpus, seed),
         "measured": constants_table("measured"),
         "document": constants_table("document"),

@@ -6,6 +6,10 @@ measured it here; change it and print the tables again.
 
 from typing import Literal, NamedTuple
 
+from maetrain.train import memory
+from maetrain.train.config import PretrainConfig
+from maetrain.train.engine import BUCKET_ELEMENTS as BUCKET_ELEMENTS
+
 Kind = Literal["measured", "document", "assumed"]
 
 
@@ -25,7 +29,7 @@ def _known(kind: Kind, what: str, value: float, unit: str, source: str) -> float
     return value
 
 
-_SHARDS, _MODEL, _CONTROL = "shards-cpu.md", "model-cpu.md", "scale.md"  # in benchmarks/results/
+_SHARDS, _MODEL, _CONTROL = "shards-cpu.md", "model-cpu.md", "scale.md, second run"  # in benchmarks/results/
 
 # voxels of a 128^3 crop by what one of the two loader workers reads a second
 LOADER_VOXELS_PER_S = _known(
@@ -60,13 +64,21 @@ GROUP_START_S = _known(
     "project notes, ray 2.60: 15-35 s for 2 workers on 2 cores",
 )
 FIRST_BATCH_S = _known("measured", "first batch after resume", 0.30, "s", f"{_SHARDS}, resume")
-HASH_BYTES_PER_S = _known("measured", "SHA-256", 6.572e8, "bytes/s and core", _CONTROL)
-RANK_FILE_S = _known("measured", "write a small rank file, fsync, hash", 3.685e-3, "s/file", f"{_CONTROL}, local disk")
-OPEN_S = _known("measured", "open a rank file, read a tensor", 1.436e-4, "s/file", f"{_CONTROL}, page cache")
-REMOVE_S = _known("measured", "remove a rank file", 1.825e-3, "s/file", f"{_CONTROL}, local disk")
-COMMIT_S = _known("measured", "manifest, 1024 files and 100,000 persons", 0.02257, "s", _CONTROL)
-ASSEMBLE_BYTES_PER_S = _known("measured", "rank files to full tensors", 9.439e8, "bytes/s and rank", _CONTROL)
-QUEUE_S = _known("measured", "Ray queue, first rank, every step", 1.343e-3, "s/step", _CONTROL)
+HASH_BYTES_PER_S = _known("measured", "SHA-256", 1.224e9, "bytes/s and core", _CONTROL)
+RANK_FILE_S = _known("measured", "write a small rank file, fsync, hash", 4.458e-3, "s/file", f"{_CONTROL}, local disk")
+OPEN_S = _known("measured", "open a rank file, read a tensor", 3.031e-4, "s/file", f"{_CONTROL}, page cache")
+REMOVE_S = _known("measured", "remove a rank file", 1.484e-3, "s/file", f"{_CONTROL}, local disk")
+ASSEMBLE_BYTES_PER_S = _known("measured", "rank files to full tensors", 1.423e9, "bytes/s and rank", _CONTROL)
+COMMIT_S = _known("measured", "write the manifest, 1024 files and 100,000 persons", 0.08125, "s", _CONTROL)
+MANIFEST_S = _known("measured", "read and send that manifest, sort its runs", 0.05791, "s", _CONTROL)
+DESCRIPTION_S = _known("measured", "take in the description of a rank file", 5.19e-6, "s/file", _CONTROL)
+FRESH_COPY_BYTES_PER_S = _known(
+    "measured", "copy to host memory not used before", 1.785e9, "bytes/s and rank", _CONTROL
+)
+CURVE_TEXT_S = _known("measured", "join the curve's lines", 2.448e-7, "s/step", _CONTROL)
+CURVE_PARSE_S = _known("measured", "read the curve's lines", 1.932e-5, "s/step", _CONTROL)
+METRICS_S = _known("measured", "Ray's metrics, first rank, every step", 2.631e-5, "s/step", _CONTROL)
+POST_S = _known("measured", "a message to the driver", 2.171e-4, "s", _CONTROL)
 
 GPUS_PER_NODE = int(_known("document", "GPUs a node", 8, "", "NVIDIA DGX H100 user guide"))
 PEAK_FLOPS_PER_S = _known("document", "H100 SXM, bf16, dense", 989e12, "FLOP/s", "NVIDIA H100 datasheet")
@@ -105,14 +117,22 @@ GPU_MTBF_S = _known(
 )
 BASE_LEARNING_RATE = _known("document", "MAE's base rate, per 256 crops", 1.5e-4, "", "He et al., MAE (CVPR 2022)")
 PROVEN_BATCH = _known("document", "MAE's global batch", 4096, "crops", "He et al., MAE (CVPR 2022)")
-SERIES_POINTS = _known("document", "points a series that MLflow's UI draws", 10_000, "", "project notes on MLflow 3")
+FIRST_BYTE_S = _known(
+    "document",
+    "until a bucket's first byte",
+    0.15,
+    "s/request",
+    "Amazon S3 user guide, Optimizing performance: 100 to 200 milliseconds",
+)
 
 MFUS = (0.15, 0.25, 0.35)
 MFU = _known("assumed", "model FLOP utilisation (also 0.15, 0.35)", MFUS[1], "", "no GPU was available to this project")
 LAUNCH_S = _known("assumed", "CPU time a launched kernel, eager", 10e-6, "s", "none; torch.compile makes it less")
 NET_EFFICIENCY = _known("assumed", "share of a link that collectives use", 0.8, "", "none")
 HOP_S = _known("assumed", "latency a ring hop", 5e-6, "s", "none")
-OTHER_GPU_BYTES = _known("assumed", "CUDA context, NCCL, allocator", 4e9, "bytes", "none")
+CUDA_PROCESS_BYTES = _known(
+    "assumed", "CUDA context, cuBLAS, NCCL", memory.CUDA_PROCESS_BYTES, "bytes", "none: maetrain/train/memory.py"
+)
 DRIVE_READ_BYTES_PER_S = _known("assumed", "drives of a node, ranges of 0.2 MB", 40e9, "bytes/s", "none: 8 x 5 GB/s")
 STORAGE_TIB = _known("assumed", "size of the shared file system", 48, "TiB", "none")
 NODE_STORAGE_BYTES_PER_S = _known("assumed", "one node on the file system", 12.5e9, "bytes/s", "none: 100 Gb/s")
@@ -125,9 +145,9 @@ SCANS = _known("assumed", "archive", 100_000, "CT scans", "none")
 RUN_CROPS = _known("assumed", "length of a run", 1e8, "crops", "none: 1000 epochs of one crop a scan")
 MICRO_BATCH = int(_known("assumed", "crops a GPU and step", 2, "", "none"))
 STOP_SHARE = _known("assumed", "time that checkpoints, or the start, may take", 0.05, "", "none")
-CHECKPOINT_EVERY = 100  # default of PretrainConfig.checkpoint_every
-LOG_EVERY = 5  # default of PretrainConfig.log_every
-BUCKET_ELEMENTS = 2**24  # maetrain/train/engine.py
+CHECKPOINT_EVERY: int = PretrainConfig.model_fields["checkpoint_every"].default
+STATE_BYTES = memory.MASTER + memory.MOMENTS  # of a parameter in a checkpoint
+MESSAGES_PER_S = 5  # cluster/progress.py, throttled
 DEEPSPEED_BUCKET_ELEMENTS = 500_000_000  # its default: more than the network has
 
 STORAGE_BYTES_PER_S = STORAGE_TIB * STORAGE_BYTES_PER_S_AND_TIB

@@ -1,14 +1,15 @@
-"""Measures what one process of a large run does alone, while all others wait: hashing, manifest, files, queue.
+"""Measures what one process of a large run does for all: hashing, manifest, files, curve, messages to the driver.
 
     python -m benchmarks.scale_control [--write FILE]          # CPU, a minute, 1 GB in the temporary folder
 
-`scale_constants.py` holds the figures of `results/scale.md`. They are of the real functions: `write_rank_file`,
-`commit`, `assemble`, `retain`, and Ray's queue, which the first rank of a Ray Train group writes every step. Files go
-to the local disk, so nothing here stands for a file system over a network.
+`scale_constants.py` holds the figures of `results/scale.md`. They are of the real functions, with the manifest of the
+Synapse variant on 1024 ranks. Files go to the local disk, so nothing here stands for a file system over a network.
+What waits for nothing is counted in processor time.
 """
 
 import argparse
 import logging
+import pickle
 import statistics
 import tempfile
 import time
@@ -20,9 +21,9 @@ import torch
 from safetensors import safe_open
 
 from benchmarks.machine import add_write_option, append_result, describe
+from benchmarks.scale_manifest import example_manifest, example_point, point_bytes, synapse_manifest
 from maetrain.checkpoint.commit import (
     MANIFEST,
-    CheckpointFile,
     CheckpointManifest,
     commit,
     read_model,
@@ -30,9 +31,10 @@ from maetrain.checkpoint.commit import (
     sha256_file,
     write_rank_file,
 )
-from maetrain.checkpoint.fragments import Fragment, assemble, to_named
+from maetrain.checkpoint.fragments import Fragment, RunReader, assemble, to_named
+from maetrain.train.curve import Curve
 
-RANKS, FRAGMENT_FLOATS, HASHED_BYTES, PUTS, ROUNDS = 1024, 4096, 2**28, 500, 3
+RANKS, PERSONS, FRAGMENT_FLOATS, LARGE_BYTES, POINTS, CALLS, ROUNDS = 1024, 100_000, 4096, 2**28, 50_000, 500, 3
 KINDS = ("weight", "exp_avg", "exp_avg_sq")
 
 
@@ -55,36 +57,24 @@ def timed(call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def example_manifest(ranks: int, persons: int, shapes: dict[str, list[int]]) -> CheckpointManifest:
-    """A manifest as `save_checkpoint` writes it: a file entry a rank, and the whole setup with all its persons."""
-    return CheckpointManifest(
-        step=100_000,
-        samples_seen=200_000_000,
-        world_size=ranks,
-        shard_index_sha256="0" * 64,
-        fingerprint="0" * 64,
-        config={"pool_subjects": [f"{person:016x}" for person in range(persons)]},  # salted keys have 16 hex digits
-        tensor_shapes=shapes,
-        state={"random": "drawn from (seed, purpose, step or sample); nothing to restore"},
-        files=tuple(
-            CheckpointFile(name=f"rank-{rank:05d}.safetensors", bytes=1_500_000, sha256="0" * 64)
-            for rank in range(ranks)
-        ),
-    )
+def worked(call: Callable[[], object]) -> float:
+    """Processor seconds of one call that waits for nothing: other work on the machine does not count."""
+    started = time.process_time()
+    call()
+    return time.process_time() - started
 
 
 def checkpoint_figures(folder: Path) -> list[Figure]:
-    """Small files of RANKS ranks, written one after another, opened, and removed; and their manifest."""
-    write_s, open_s, retain_s, commit_s, read_s = [], [], [], [], []
+    """Small files of RANKS ranks, written one after another, opened, and removed; and a manifest."""
+    write_s, open_s, retain_s, commit_s = [], [], [], []
     tensors = to_named(Fragment(kind, "p", 0, torch.ones(FRAGMENT_FLOATS)) for kind in KINDS)
-    manifest = example_manifest(RANKS, 100_000, {"p": [FRAGMENT_FLOATS]})
+    manifest = synapse_manifest(RANKS, PERSONS)
     for number in range(ROUNDS):
         at, newest = folder / f"step-{2 * number:08d}-a", folder / f"step-{2 * number + 1:08d}-a"
         at.mkdir(parents=True)
         write_s.append(timed(lambda at=at: [write_rank_file(at, rank, tensors) for rank in range(RANKS)]) / RANKS)  # type: ignore[misc]
         open_s.append(timed(lambda at=at: [first_tensor(path) for path in at.iterdir()]) / RANKS)  # type: ignore[misc]
         commit_s.append(timed(lambda at=at: commit(at, manifest)))  # type: ignore[misc]
-        read_s.append(timed(lambda at=at: read_model(at / MANIFEST, CheckpointManifest)))  # type: ignore[misc]
         newest.mkdir()
         (newest / MANIFEST).touch()
         retain_s.append(timed(lambda newest=newest: retain(folder, 1, newest)) / RANKS)  # type: ignore[misc]
@@ -93,9 +83,46 @@ def checkpoint_figures(folder: Path) -> list[Figure]:
     return [
         Figure("`write_rank_file`, 48 kB, fsync and hash", "s a file", write_s),
         Figure("`safe_open` and one tensor of 16 kB, page cache warm", "s a file", open_s),
-        Figure(f"`commit`: {RANKS} files, 100,000 persons, {size / 1e6:.1f} MB", "s", commit_s),
-        Figure("`read_model` of that manifest", "s", read_s),
+        Figure(f"`commit`: {RANKS} files, {PERSONS:,} persons, {size / 1e6:.1f} MB", "s", commit_s),
         Figure("`retain`, removing", "s a file", retain_s),
+    ]
+
+
+def manifest_figures(folder: Path) -> list[Figure]:
+    """What every rank does with a manifest at resume, and with the descriptions of all files before a commit."""
+    folder.mkdir()
+    commit(folder, synapse_manifest(RANKS, PERSONS))
+
+    def taken() -> None:
+        sent = pickle.dumps(read_model(folder / MANIFEST, CheckpointManifest))
+        RunReader(folder, pickle.loads(sent))
+
+    descriptions = [pickle.dumps(file) for file in synapse_manifest(RANKS, 0).files]
+    return [
+        Figure("manifest read, sent as a pickle, its runs sorted", "s", [worked(taken) for _ in range(ROUNDS)]),
+        Figure(
+            "description of a rank's file, unpickled",
+            "s a file",
+            [worked(lambda: [pickle.loads(text) for text in descriptions]) / RANKS for _ in range(ROUNDS)],
+        ),
+    ]
+
+
+def copy_figure() -> Figure:
+    """What a step waits for: memory that was never used before, as a part of a checkpoint is copied to."""
+    part = [Fragment("weight", "p", 0, torch.ones(LARGE_BYTES // 4))]
+    rates = [LARGE_BYTES / worked(lambda: to_named(part)) for _ in range(ROUNDS)]
+    return Figure("`to_named`, 270 MB of host memory", "bytes/s", rates)
+
+
+def curve_figures() -> list[Figure]:
+    points = [example_point(step) for step in range(POINTS)]
+    curve = Curve(points)
+    text = curve.text()
+    assert abs(len(text) / POINTS / point_bytes() - 1) < 0.02
+    return [
+        Figure("`Curve.parse`", "s a step", [worked(lambda: Curve.parse(text)) / POINTS for _ in range(ROUNDS)]),
+        Figure("`Curve.text`", "s a step", [worked(curve.text) / POINTS for _ in range(ROUNDS)]),
     ]
 
 
@@ -106,8 +133,8 @@ def first_tensor(path: Path) -> torch.Tensor:
 
 def hash_figure(folder: Path) -> Figure:
     path = folder / "large"
-    path.write_bytes(bytes(HASHED_BYTES))
-    rates = [HASHED_BYTES / timed(lambda: sha256_file(path)) for _ in range(ROUNDS)]
+    path.write_bytes(bytes(LARGE_BYTES))
+    rates = [LARGE_BYTES / worked(lambda: sha256_file(path)) for _ in range(ROUNDS)]
     return Figure("`sha256_file`, page cache warm", "bytes/s", rates)
 
 
@@ -119,27 +146,39 @@ def assemble_figure(folder: Path) -> Figure:
         write_rank_file(folder, rank, to_named(Fragment(k, "p", rank * floats, torch.ones(floats)) for k in KINDS))
         for rank in range(4)
     )
-    manifest = example_manifest(4, 0, {"p": [4 * floats]}).model_copy(update={"files": files})
-    rates = [4 * floats * 12 / timed(lambda: assemble(folder, manifest, KINDS)) for _ in range(ROUNDS)]
+    runs = ((("p", rank * floats, (rank + 1) * floats),) for rank in range(4))
+    manifest = example_manifest(0, runs, {"p": [4 * floats]}).model_copy(update={"files": files})
+    rates = [4 * floats * 12 / worked(lambda: assemble(folder, manifest, KINDS)) for _ in range(ROUNDS)]
     return Figure("`assemble`, 4 files of 100 MB, page cache warm", "bytes/s", rates)
 
 
-def queue_figure() -> Figure:
-    """What `messages.put_nowait` takes from the first rank's step: a call to an actor and back."""
+def telling_figures() -> list[Figure]:
+    """What the first rank tells while others wait for it: Ray's metrics every step, the driver a few times a second."""
     import ray
-    from ray.util.queue import Queue
+
+    from cluster.desk import open_desk
+    from cluster.progress import RankMetrics
 
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    queue = Queue()
-    queue.put_nowait(0)
+    desk, metrics, info = open_desk(0), RankMetrics("benchmark"), example_point()
+    ray.get(desk.asked.remote())
+    metrics.step(info)
 
-    def puts() -> None:
-        for number in range(PUTS):
-            queue.put_nowait(number)
+    def post() -> None:
+        for _ in range(CALLS):
+            desk.post.remote(info)
 
-    seconds = [timed(puts) / PUTS for _ in range(ROUNDS)]
+    def measure() -> None:
+        for _ in range(CALLS):
+            metrics.step(info)
+
+    posts = [worked(post) / CALLS for _ in range(ROUNDS)]
+    gauges = [worked(measure) / CALLS for _ in range(ROUNDS)]
     ray.shutdown()
-    return Figure("`ray.util.queue.Queue.put_nowait`, on one machine", "s a message", seconds)
+    return [
+        Figure("`desk.post.remote`, not waiting for the answer", "s a message", posts),
+        Figure("`RankMetrics.step`", "s a step", gauges),
+    ]
 
 
 def main() -> None:
@@ -148,14 +187,14 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        figures = [*checkpoint_figures(folder / "small"), hash_figure(folder), assemble_figure(folder / "large-ranks")]
-        figures.append(queue_figure())
+        figures = [*checkpoint_figures(folder / "small"), *manifest_figures(folder / "manifest"), hash_figure(folder)]
+        figures += [assemble_figure(folder / "large-ranks"), copy_figure(), *curve_figures(), *telling_figures()]
     text = "\n".join(
         [
             f"## {time.strftime('%Y-%m-%d')}",
             "",
             f"{describe(torch.device('cpu'), ('ray', 'safetensors', 'pydantic'))}. {ROUNDS} rounds, median "
-            "(lowest-highest).",
+            "(lowest-highest). Times of files are wall time, the others processor time.",
             "",
             "| what | figure | unit |",
             "|---|---|---|",

@@ -1,7 +1,7 @@
 """What one size needs, beside what there is: the nominal plan of a size, and its limits.
 
-Nominal: MFU 0.25, eager launches, 400 Gb/s a GPU, 2 crops a GPU, ZeRO 2; checkpoints as in decision 0003, so training
-waits for them and every rank reads all files at resume.
+Nominal: MFU 0.25, eager launches, 400 Gb/s a GPU, 2 crops a GPU, ZeRO 2, a checkpoint at the run's end, when the curve
+is longest.
 """
 
 from functools import cache
@@ -10,7 +10,12 @@ from typing import NamedTuple
 from benchmarks import scale_constants as c
 from benchmarks import scale_failures as failures
 from benchmarks import scale_model as model
-from benchmarks.scale_counts import Counts, count
+from benchmarks import scale_storage as storage
+from benchmarks.scale_counts import CROP_DHW, RATIO, Counts, count
+from maetrain.models.mae import MaeConfig
+from maetrain.models.sizes import CONFIGS
+from maetrain.train.config import PretrainConfig
+from maetrain.train.memory import USABLE, MemoryEstimate, estimate
 
 STRAGGLER_STEPS = 2000
 
@@ -22,28 +27,52 @@ def slowest_of(gpus: int, variation: float, seed: int) -> float:
     return failures.slowest_of(gpus, variation, STRAGGLER_STEPS, seed)
 
 
-class Nominal(NamedTuple):
-    """One size with the nominal assumptions."""
+class Plan(NamedTuple):
+    """One size, its crops a GPU, and a step of it."""
 
     gpus: int
+    crops: int  # a GPU and step
     counts: Counts
     step: model.Step
 
     @property
     def crops_per_s(self) -> float:
-        return self.gpus * c.MICRO_BATCH / self.step.total_s
+        return self.gpus * self.crops / self.step.total_s
+
+    @property
+    def steps(self) -> float:
+        """Of the run."""
+        return c.RUN_CROPS / (self.gpus * self.crops)
+
+    @property
+    def size(self) -> storage.Size:
+        """Of the run's last checkpoint."""
+        return storage.Size(self.counts.parameters, self.gpus, self.steps)
 
 
-def nominal(gpus: int, seed: int, net_bytes_per_s: float = c.FAST_NET_BYTES_PER_S) -> Nominal:
-    counts = counted(c.MICRO_BATCH, False)
+def plan_of(gpus: int, seed: int, crops: int = c.MICRO_BATCH, net_bytes_per_s: float = c.FAST_NET_BYTES_PER_S) -> Plan:
+    counts = counted(crops, False)
     slowest = slowest_of(gpus, c.STEP_VARIATION, seed)
-    return Nominal(gpus, counts, model.step(counts, gpus, net_bytes_per_s=net_bytes_per_s, slowest=slowest))
+    return Plan(gpus, crops, counts, model.step(counts, gpus, net_bytes_per_s=net_bytes_per_s, slowest=slowest))
 
 
-def restart_s(gpus: int, way: model.Resume) -> float:
+def memory(gpus: int, stage: int, crops: int = c.MICRO_BATCH) -> MemoryEstimate:
+    """As the training itself estimates it before it starts; one reader a GPU."""
+    config = PretrainConfig(
+        mae=MaeConfig(mode="visible", ratio=RATIO),
+        crop_DHW=CROP_DHW,
+        global_batch=gpus * crops,
+        micro_batch=crops,
+        zero_stage=stage,
+        precision="bf16",
+        loader_workers=1,
+    )
+    return estimate(CONFIGS["synapse"](1), config, gpus, "cuda")
+
+
+def restart_s(gpus: int, resume_s: float) -> float:
     """From a failure to the next useful step; a spare node stands by."""
-    parameters = counted(c.MICRO_BATCH, False).parameters
-    return c.DETECT_S + model.start_s(gpus) + model.resume_s(parameters, gpus, way) + c.FIRST_BATCH_S
+    return c.DETECT_S + model.start_s(gpus) + resume_s + c.FIRST_BATCH_S
 
 
 class Need(NamedTuple):
@@ -62,18 +91,18 @@ class Need(NamedTuple):
 
 def needs(gpus: int, seed: int) -> list[Need]:
     """All limits of one size."""
-    plan, slow = nominal(gpus, seed), nominal(gpus, seed, c.SLOW_NET_BYTES_PER_S)
-    parameters, nodes = plan.counts.parameters, model.nodes_of(gpus)
+    plan, slow = plan_of(gpus, seed), plan_of(gpus, seed, net_bytes_per_s=c.SLOW_NET_BYTES_PER_S)
+    nodes, size = model.nodes_of(gpus), plan.size
     bytes_per_s, gets = plan.crops_per_s * model.crop_bytes(), plan.crops_per_s * model.gets_per_crop()
-    way, save_s = model.resumes(parameters, gpus)[0], sum(model.save_s(parameters, gpus).values())
+    stall_s, resume_s = sum(storage.stall_s(size).values()), sum(storage.resume_s(size).values())
     allowed_s = c.STOP_SHARE * c.CHECKPOINT_EVERY * plan.step.total_s
     epoch_s = c.SCANS / plan.crops_per_s
-    steps = c.RUN_CROPS / (gpus * c.MICRO_BATCH)
     mtbf_s = model.mtbf_s(gpus, preemptible=True)
+    needed = memory(gpus, 2)
+    host_bytes = min(gpus, c.GPUS_PER_NODE) * needed.host_bytes
     return [
-        Need(
-            "GPU memory, ZeRO 2", sum(model.memory_bytes(plan.counts, gpus, 2).values()) / 1e9, c.GPU_BYTES / 1e9, "GB"
-        ),
+        Need("GPU memory, ZeRO 2", needed.device_bytes / 1e9, USABLE * c.GPU_BYTES / 1e9, "GB"),
+        Need("host memory of a node", host_bytes / 1e9, USABLE * c.NODE_MEMORY_BYTES / 1e9, "GB"),
         Need("CPU cores that read", plan.crops_per_s / nodes / model.loader_crops_per_s(), c.CORES_PER_NODE, "a node"),
         Need("reading from a node's own drives", bytes_per_s / nodes / 1e9, c.DRIVE_READ_BYTES_PER_S / 1e9, "GB/s"),
         Need("archive on a node's drives", c.SCANS * c.VOLUME_BYTES / 1e12, c.NODE_DRIVE_BYTES / 1e12, "TB"),
@@ -87,12 +116,27 @@ def needs(gpus: int, seed: int) -> list[Need]:
         ),
         Need("launches against arithmetic", plan.step.launch_s * 1e3, plan.step.compute_s * 1e3, "ms"),
         Need("global batch", gpus * c.MICRO_BATCH, c.PROVEN_BATCH, "crops"),
-        Need("checkpoint every 100 steps, at 5 % of the time", save_s, allowed_s, "s", True),
-        Need("resume against the group's start", model.resume_s(parameters, gpus, way), model.start_s(gpus), "s"),
-        Need("restart against MTBF, preemptible", restart_s(gpus, way), mtbf_s, "s"),
         Need(
-            "start of the group, at 5 % of the run", model.start_s(gpus), c.STOP_SHARE * steps * plan.step.total_s, "s"
+            f"stall of a checkpoint, every {c.CHECKPOINT_EVERY} steps, at 5 % of the time",
+            stall_s,
+            allowed_s,
+            "s",
+            is_setting=True,
+        ),
+        Need("curve in a checkpoint against the state", size.curve_bytes / 1e9, size.state_bytes / 1e9, "GB"),
+        Need("resume against the group's start", resume_s, model.start_s(gpus), "s"),
+        Need(
+            "resume out of a bucket against the group's start",
+            resume_s + storage.bucket_s(size),
+            model.start_s(gpus),
+            "s",
+        ),
+        Need("restart against MTBF, preemptible", restart_s(gpus, resume_s), mtbf_s, "s"),
+        Need(
+            "start of the group, at 5 % of the run",
+            model.start_s(gpus),
+            c.STOP_SHARE * plan.steps * plan.step.total_s,
+            "s",
         ),
         Need("order of an epoch against the epoch", c.SCANS * c.ORDER_S_PER_SCAN, epoch_s, "s"),
-        Need("points of a metric, every 5 steps", steps / c.LOG_EVERY, c.SERIES_POINTS, "points", True),
     ]

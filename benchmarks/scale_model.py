@@ -1,4 +1,4 @@
-"""Formulas for one data-parallel run on N GPUs: step, memory, reading, checkpoint, resume. Numbers in, numbers out.
+"""Formulas for one data-parallel run on N GPUs: step, reading, start, failures. Numbers in, numbers out.
 
 Collectives are hierarchical: a ring over NVLink inside a node, then each GPU with its peers of the other nodes over its
 share of the node's network. A ring's reduce-scatter or all-gather of S bytes over n members takes (n - 1) / n * S /
@@ -13,7 +13,6 @@ from benchmarks import scale_constants as c
 from benchmarks.scale_counts import CROP_DHW, Counts
 
 CHUNK = 32  # voxels a side
-STATE_BYTES = 12  # a parameter's fp32 weight and two moments
 
 
 def nodes_of(gpus: int) -> int:
@@ -43,6 +42,14 @@ def all_reduce_s(bytes_: float, gpus: int, net_bytes_per_s: float) -> float:
     return 2 * ring_s(bytes_, local, c.NVLINK_BYTES_PER_S) + (across_s if nodes > 1 else 0.0)
 
 
+def broadcast_s(bytes_: float, messages: int, gpus: int, net_bytes_per_s: float) -> float:
+    """From one GPU to all, `bytes_` in as many messages."""
+    if gpus == 1:
+        return 0.0
+    bytes_per_s = c.NVLINK_BYTES_PER_S if nodes_of(gpus) == 1 else min(c.NVLINK_BYTES_PER_S, net_bytes_per_s)
+    return bytes_ / (c.NET_EFFICIENCY * bytes_per_s) + messages * math.ceil(math.log2(gpus)) * c.HOP_S
+
+
 def sent_bytes(parameters: int, gpus: int, stage: int) -> float:
     """What a GPU sends a step, bf16, in phases of (n - 1) / n of all parameters.
 
@@ -59,7 +66,7 @@ class Step(NamedTuple):
     launch_s: float  # the CPU launches kernels; the longer of the two counts
     wait_s: float  # for the slowest rank
     comm_s: float  # not hidden behind the backward pass
-    queue_s: float
+    tell_s: float  # metrics and messages of the first rank, for which the others wait
 
     @property
     def local_s(self) -> float:
@@ -67,7 +74,7 @@ class Step(NamedTuple):
 
     @property
     def total_s(self) -> float:
-        return self.local_s + self.wait_s + self.comm_s + self.queue_s
+        return self.local_s + self.wait_s + self.comm_s + self.tell_s
 
 
 def step(
@@ -91,21 +98,9 @@ def step(
         bucket_s = all_reduce_s(2 * counts.parameters / buckets, gpus, net_bytes_per_s)
         exposed_s = max(bucket_s, buckets * bucket_s - local_s * 2 / 3)  # two thirds of a step are backward
         comm_s = exposed_s + gather_s(2 * counts.parameters, gpus, net_bytes_per_s)
-    return Step(compute_s, launch_s, (slowest - 1) * local_s, comm_s, c.QUEUE_S)
-
-
-def memory_bytes(counts: Counts, gpus: int, stage: int) -> dict[str, float]:
-    """Of one GPU, bf16 with fp32 master; `counts` has the activations of the micro batch."""
-    parameters = counts.parameters
-    buckets = 2 * 2 * min(c.BUCKET_ELEMENTS, parameters) if gpus > 1 else 0  # two, for the overlap
-    return {
-        "weights": 2 * parameters / (gpus if stage == 3 else 1),
-        "gradients": 2 * parameters / (gpus if stage >= 2 else 1),
-        "master and moments": STATE_BYTES * parameters / (gpus if stage >= 1 else 1),
-        "buckets": buckets,
-        "activations": counts.saved_bytes,
-        "other": c.OTHER_GPU_BYTES,
-    }
+    wait_s = (slowest - 1) * local_s
+    tell_s = c.METRICS_S + c.POST_S * min(1, c.MESSAGES_PER_S * (local_s + wait_s + comm_s))
+    return Step(compute_s, launch_s, wait_s, comm_s, tell_s)
 
 
 def chunks_of_crop() -> float:
@@ -131,51 +126,6 @@ def loader_crops_per_s() -> float:
 def node_epoch_share(nodes: int) -> float:
     """Share of the archive's bytes that one node reads in an epoch of one crop a scan."""
     return crop_bytes() / c.VOLUME_BYTES / nodes
-
-
-def save_s(parameters: int, gpus: int) -> dict[str, float]:
-    """A checkpoint while training waits (decision 0003). Each rank writes one file of its part."""
-    total, nodes = STATE_BYTES * parameters, nodes_of(gpus)
-    return {
-        "write": max(total / c.STORAGE_BYTES_PER_S, total / nodes / c.NODE_STORAGE_BYTES_PER_S) + c.RANK_FILE_S,
-        "create files": gpus / c.FILES_PER_S,
-        "hash": total / gpus / c.HASH_BYTES_PER_S,
-        "commit": c.COMMIT_S + 2 * (gpus - 1) * c.HOP_S,
-        "remove the old one": gpus * c.REMOVE_S,
-    }
-
-
-def stall_s(parameters: int, gpus: int) -> float:
-    """What training waits for where a thread writes the checkpoint: the copy to the CPU."""
-    return STATE_BYTES * parameters / gpus / c.HOST_COPY_BYTES_PER_S
-
-
-class Resume(NamedTuple):
-    """Bytes and files that all ranks together ask the storage for, and bytes that each rank puts together."""
-
-    name: str
-    bytes_: float
-    opens: float
-    bytes_per_rank: float
-
-
-def resumes(parameters: int, gpus: int) -> list[Resume]:
-    """Ways to read a checkpoint of as many ranks. ZeRO 1 and 2 want all weights (4 of 12 bytes) on every rank."""
-    total, weights = STATE_BYTES * parameters, 4 * parameters
-    return [
-        Resume("every rank, all files", total * gpus, gpus**2, total),
-        Resume("every rank, all weights and its moments", weights * gpus + total - weights, gpus**2, weights),
-        Resume("once a node", total * nodes_of(gpus), gpus * nodes_of(gpus), total),
-        Resume("every rank its part, weights gathered", total, gpus, total / gpus),
-    ]
-
-
-def resume_s(parameters: int, gpus: int, way: Resume) -> float:
-    """The first rank's check of all hashes, then the reading, then the putting together."""
-    read_s = max(way.bytes_ / c.STORAGE_BYTES_PER_S, way.bytes_ / nodes_of(gpus) / c.NODE_STORAGE_BYTES_PER_S)
-    opens_s = way.opens / c.OPENS_PER_S + way.opens / gpus * c.OPEN_S
-    check_s = STATE_BYTES * parameters / c.HASH_BYTES_PER_S + gpus / c.OPENS_PER_S
-    return check_s + read_s + opens_s + way.bytes_per_rank / c.ASSEMBLE_BYTES_PER_S
 
 
 def start_s(gpus: int) -> float:

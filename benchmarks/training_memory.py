@@ -1,11 +1,11 @@
 """Memory of each rank by ZeRO stage, beside what the stages promise and what `maetrain.train.memory` foretells.
 
-    python -m torch.distributed.run ... -m benchmarks.training_memory STAGE FOLDER    # one rank; `section` starts them
+    python -m torch.distributed.run ... -m benchmarks.training_memory tumor STAGE FOLDER     # a rank
 
 torch keeps no books of CPU memory, so the kernel's are read: resident memory now (VmRSS) and at most (VmHWM, set back
-by writing 5 to /proc/self/clear_refs), minus the resident memory before the engine is made. A forward and backward pass
-of the bare network comes before that, so that kernels' code and caches don't count. malloc is told to give freed
-memory back (thresholds of 64 KiB), or a rank would seem to hold whatever it has ever held.
+by writing 5 to /proc/self/clear_refs), minus the resident memory before the engine is made. A step of a tiny engine and
+a pass of the bare network come before that, so that late imports, kernels' code and their caches don't count. malloc is
+told to give freed memory back (thresholds of 64 KiB), or a rank would seem to hold whatever it has ever held.
 """
 
 import ctypes
@@ -18,8 +18,10 @@ from typing import NamedTuple
 
 import torch
 
-from benchmarks.training_runs import LARGE, run, torchrun
+from benchmarks.training_runs import SMALL, run, torchrun
+from maetrain.models.config import NNFormerConfig
 from maetrain.models.mae import MaskedAutoencoder
+from maetrain.models.sizes import CONFIGS
 from maetrain.train.config import PretrainConfig
 from maetrain.train.engine import Engine
 from maetrain.train.group import joined_group
@@ -37,9 +39,10 @@ class Taken(NamedTuple):
     peak: int
 
 
-def config_of(stage: int, ranks: int) -> PretrainConfig:
+def config_of(model: NNFormerConfig, stage: int, ranks: int) -> PretrainConfig:
     """Crops of two mask units: states dominate."""
-    return PretrainConfig(crop_DHW=(64, 32, 32), micro_batch=1, global_batch=ranks, zero_stage=stage)
+    D, H, W = model.total_stride
+    return PretrainConfig(crop_DHW=(2 * D, H, W), micro_batch=1, global_batch=ranks, zero_stage=stage)
 
 
 def _resident(which: str) -> int:
@@ -54,35 +57,42 @@ def _settle() -> int:
     return _resident("VmRSS")
 
 
-def _one_rank(stage: int, folder: Path) -> None:
+def _step(engine: Engine, config: PretrainConfig) -> None:
+    loss = engine(torch.randn(1, 1, *config.crop_DHW), torch.tensor([0])).loss
+    engine.backward(loss)
+    engine.step(1e-4)
+
+
+def _one_rank(model: NNFormerConfig, stage: int, folder: Path) -> None:
     with joined_group() as who:
-        config = config_of(stage, who.world_size)
-        network = MaskedAutoencoder(LARGE, config.mae)
-        volume_BCDHW, seeds_B = torch.randn(1, 1, *config.crop_DHW), torch.tensor([who.rank])
-        network(volume_BCDHW, seeds_B).loss.backward()
-        del network
+        first = config_of(SMALL, stage, who.world_size)
+        tiny = Engine(MaskedAutoencoder(SMALL, first.mae), first, who)
+        _step(tiny, first)
+        tiny.close()
+        config = config_of(model, stage, who.world_size)
+        bare = MaskedAutoencoder(model, config.mae)
+        bare(torch.randn(1, 1, *config.crop_DHW), torch.tensor([0])).loss.backward()
+        del tiny, bare
         before = _settle()
         Path("/proc/self/clear_refs").write_text("5")
-        engine = Engine(MaskedAutoencoder(LARGE, config.mae), config, who)
+        engine = Engine(MaskedAutoencoder(model, config.mae), config, who)
         for _ in range(STEPS):
-            loss = engine(volume_BCDHW, seeds_B).loss
-            engine.backward(loss)
-            engine.step(1e-4)
-            del loss
+            _step(engine, config)
         peak = _resident("VmHWM") - before
-        taken = Taken(_settle() - before, peak)
-        (folder / f"rank-{who.rank}.json").write_text(json.dumps(taken))
+        (folder / f"rank-{who.rank}.json").write_text(json.dumps(Taken(_settle() - before, peak)))
 
 
-def measure(stage: int, ranks: int, folder: Path) -> Taken:
+def measure(network: str, stage: int, ranks: int, folder: Path) -> Taken:
     """Means over the ranks."""
     folder.mkdir(parents=True)
-    run([*torchrun(ranks), "-m", "benchmarks.training_memory", str(stage), str(folder)], folder / "log", MALLOC)
+    words = [*torchrun(ranks), "-m", "benchmarks.training_memory", network, str(stage), str(folder)]
+    run(words, folder / "log", MALLOC)
     all_taken = [Taken(*json.loads((folder / f"rank-{rank}.json").read_text())) for rank in range(ranks)]
     return Taken(*(sum(values) // ranks for values in zip(*all_taken, strict=True)))
 
 
-def section(folder: Path, rounds: int) -> list[str]:
+def section(folder: Path, rounds: int, network: str = "tumor") -> list[str]:
+    model = CONFIGS[network](1)
     lines = [
         "| ranks | ZeRO | states by theory | measured at rest | saved at rest, measured / theory | measured peak | "
         "foretold | foretold / measured | saved at peak, measured / theory |",
@@ -91,10 +101,10 @@ def section(folder: Path, rounds: int) -> list[str]:
     for ranks in (2, 4):
         rests, peaks = [], []
         for stage in range(4):
-            taken = [measure(stage, ranks, folder / f"{ranks}-{stage}-{i}") for i in range(rounds)]
+            taken = [measure(network, stage, ranks, folder / f"{ranks}-{stage}-{i}") for i in range(rounds)]
             rests.append(median(t.at_rest for t in taken))
             peaks.append(median(t.peak for t in taken))
-            known = estimate(LARGE, config_of(stage, ranks), ranks, "cpu")
+            known = estimate(model, config_of(model, stage, ranks), ranks, "cpu")
             theory = [states(known.parameters, ranks, s) for s in (0, stage)]
             # gradients are there between steps in stage 3 alone, where DeepSpeed keeps their room
             rest = [theory[0].weights + theory[0].optimizer, theory[1].total - theory[1].gradients * (stage < 3)]
@@ -111,12 +121,12 @@ def section(folder: Path, rounds: int) -> list[str]:
             )
             print(lines[-1], file=sys.stderr, flush=True)
     return [
-        f"MiB of a rank beyond the process before its engine, {known.parameters / 1e6:.1f} M parameters in fp32, crop "
-        f"64x32x32, median of {rounds} runs; resident memory (VmRSS, VmHWM).",
+        f"MiB of a rank beyond the process before its engine; {network}, {known.parameters / 1e6:.1f} M parameters in "
+        f"fp32, a crop of two mask units, median of {rounds} runs; resident memory (VmRSS, VmHWM).",
         "",
         *lines,
     ]
 
 
 if __name__ == "__main__":
-    _one_rank(int(sys.argv[1]), Path(sys.argv[2]))
+    _one_rank(CONFIGS[sys.argv[1]](1), int(sys.argv[2]), Path(sys.argv[3]))

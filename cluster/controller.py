@@ -10,17 +10,25 @@ from typing import Any
 import ray
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerCallback
 from ray.train.v2._internal.execution.controller.state import ResizingState
+from ray.train.v2.api.callback import UserCallback
 
 from maetrain.train.wishes import Wishes
 
 PROCESS_WISHES = Wishes()  # of a rank's process, set by its SIGTERM
 
 
-class GroupCallback(ControllerCallback):
-    """No restart after a mistake of the user's; a checkpoint before a planned change of size."""
+class GroupCallback(ControllerCallback, UserCallback):
+    """Says why a group ended; no restart after a user's mistake; a checkpoint before a planned change of size."""
 
     def __init__(self, desk: Any, grace_s: float) -> None:
         self.desk, self.grace_s = desk, grace_s
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        for rank, error in sorted(worker_exceptions.items()):
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            # a traceback says it in its last line, a lost process in its first
+            reason = lines[-1] if "Traceback" in lines[0] or "Traceback" in str(error) else lines[0]
+            self.desk.post.remote(f"rank {rank} ended: {reason[:200]}")
 
     def before_controller_execute_failure_decision(self, failure_decision: Any) -> None:
         refusal, _ = ray.get(self.desk.endings.remote())

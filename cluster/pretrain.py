@@ -112,6 +112,11 @@ def run_pretraining(
             for message in ray.get(desk.collect.remote()):
                 progress.hear(message)
             refusal, stopped = ray.get(desk.endings.remote())
+    except (ray.exceptions.RayActorError, ray.exceptions.RaySystemError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"the Ray cluster is gone ({first}): start it again; the same command goes on from the newest checkpoint"
+        ) from None
     finally:
         if file_system is None:
             shutil.rmtree(ray_files, ignore_errors=True)  # only of use to Ray's own way of resuming

@@ -56,6 +56,7 @@ class CheckpointManifest(BaseModel):
     tensor_shapes: dict[str, list[int]] = Field(description="full shape of every parameter")
     state: dict
     files: tuple[CheckpointFile, ...]
+    own_sha256: str = Field("", description="hash of the manifest's own file with nothing in this place")
 
 
 class Found(NamedTuple):
@@ -140,8 +141,17 @@ def write_text_file(folder: Path, name: str, text: str) -> CheckpointFile:
 
 
 def commit(folder: Path, manifest: CheckpointManifest) -> None:
-    """The moment from which the checkpoint counts. Raises OSError."""
-    write_text(folder / MANIFEST, manifest.model_dump_json(indent=1))
+    """The moment from which the checkpoint counts. Raises OSError, also where files of it have been swept away.
+
+    So a group that was given up while it wrote can't pass off what its successor swept as a checkpoint, and then remove
+    the whole one before it.
+    """
+    there = {path.name for path in folder.iterdir()}
+    if missing := [file.name for file in manifest.files if file.name not in there]:
+        raise FileNotFoundError(f"{folder / missing[0]}: is gone; another start of the run has swept it away")
+    text = manifest.model_dump_json(indent=1)
+    before, key, after = text.rpartition('"own_sha256": "')
+    write_text(folder / MANIFEST, before + key + hashlib.sha256(text.encode()).hexdigest() + after)
 
 
 @cache
@@ -180,6 +190,9 @@ def read_committed(folder: Path) -> CheckpointManifest:
         manifest = read_model(path, CheckpointManifest)
     except ValueError as error:
         raise ValueError(f"{path}: not a manifest: {error}") from None
+    before, own, after = path.read_bytes().rpartition(manifest.own_sha256.encode() or b"none")
+    if hashlib.sha256(before + after).hexdigest().encode() != own:
+        raise ValueError(f"{path}: its SHA-256 is not the one it states")
     for file in manifest.files:
         try:
             _check(local_file(folder, file), file, folder / file.name)
@@ -202,7 +215,7 @@ def step_folders(checkpoints: Path) -> list[Path]:
     """All checkpoint folders, committed or not, the latest step first."""
     try:
         folders = [folder for folder in checkpoints.iterdir() if folder.name.startswith("step-")]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # a bucket calls what isn't there no directory
         return []
     return sorted(folders, key=lambda folder: folder.name, reverse=True)
 

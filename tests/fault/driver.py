@@ -150,10 +150,10 @@ def start_processes(
     return Run(words, out, {"PYTHONPATH": str(Path(__file__).resolve().parents[2]), **(env or {})}, host)
 
 
-def torchrun_over(hosts: Hosts, i: int, port: int = 29400) -> list[str]:
-    """Options of the torchrun on host i. All hosts have one name here, so nothing may be looked up by it."""
+def torchrun_over(hosts: Hosts, i: int, num_hosts: int, port: int = 29400) -> list[str]:
+    """Options of the torchrun on host i of the first `num_hosts`. All have one name, so it may not be looked up."""
     return [
-        f"--nnodes={len(hosts)}",
+        f"--nnodes={num_hosts}",
         "--rdzv-backend=c10d",
         f"--rdzv-endpoint={hosts[0].address}:{port}",
         f"--rdzv-conf=is_host={int(i == 0)}",

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 # DeepSpeed imports it where it finds it, for 3 of the 9 seconds that a start takes
-sys.modules.setdefault("mlflow", None)  # type: ignore[arg-type]
+if "mlflow" not in sys.modules:
+    sys.modules["mlflow"] = None  # type: ignore[assignment]
 
 import deepspeed.runtime.zero.muon.original_muon  # noqa: F401  # takes a second that each rank would take again
 from pydantic import BaseModel, ConfigDict, Field

@@ -11,8 +11,9 @@ import os
 import re
 import signal
 import socket
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
@@ -56,15 +57,22 @@ class Group:
     """One start of the ranks of a run. `faults` strike once for a run, however often it is started."""
 
     def __init__(
-        self, setup: PretrainSetup, size: int, faults: Sequence[Fault] = (), name: str = "run", record: bool = False,
+        self,
+        setup: PretrainSetup,
+        size: int,
+        faults: Sequence[Fault] = (),
+        name: str = "run",
+        record: bool = False,
         folder: Path | None = None,
-    ) -> None:  # fmt: skip
+        start: int | None = None,
+    ) -> None:
         self.folder = folder or Path(setup.run_dir).parent
         self.run_dir, self.size = setup.run_dir, size
-        self.start = len(list(self.folder.glob(f"{name}-*-rank-0.log")))
+        self.start = len(list(self.folder.glob(f"{name}-*-rank-0.log"))) if start is None else start
         (setup_file := self.folder / f"{name}.json").write_text(setup.model_dump_json())
-        recorded = self.folder / f"{name}.record"
-        recorded.mkdir(exist_ok=True)
+        recorded = self.folder / "record"
+        if record:
+            recorded.mkdir(exist_ok=True)
         plan = Faults(faults=tuple(faults), record=str(recorded) if record else None)
         (faults_file := self.folder / f"{name}.faults.json").write_text(plan.model_dump_json())
         with socket.socket() as probe:
@@ -135,7 +143,7 @@ class Group:
         """Until `step` is done."""
         self.until(lambda: self.steps[-1:] >= [step], timeout_s, f"step {step}")
 
-    def until(self, is_so, timeout_s: float, what: str) -> None:  # noqa: ANN001
+    def until(self, is_so: Callable[[], object], timeout_s: float, what: str) -> None:
         deadline = time.monotonic() + timeout_s
         while not is_so():
             ended = [rank.exitcode for rank in self.ranks]
@@ -204,3 +212,11 @@ def trained_on(folder: Path) -> dict[int, list[str]]:
         rows = zip(*by_rank, strict=True)  # pass by pass
         history[step] = [key for row in rows for line in row if line["weight"] for key in line["keys"]]
     return history
+
+
+def torchrun(folder: Path, setup: PretrainSetup, faults: Sequence[Fault], restarts: int) -> list[str]:
+    """The command that starts two ranks, and again at each end that is not a good one."""
+    (faults_file := folder / "faults.json").write_text(Faults(faults=tuple(faults)).model_dump_json())
+    (setup_file := folder / "setup.json").write_text(setup.model_dump_json())
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", f"--max-restarts={restarts}"]
+    return [sys.executable, *launcher, "-m", "tests.fault.faulty_train", str(faults_file), str(setup_file)]

@@ -4,6 +4,7 @@ Whatever happens, the run ends with the curve of one process that nothing happen
 Most of the time goes into starting processes: a group of two ranks takes 15-30 s until its first step.
 """
 
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +15,12 @@ from data_shards.build import BuildConfig, build
 from tests.integration.settings import TINY
 
 from .driver import Run, curve, start_processes, start_run, step_of, torchrun_over
-from .hosts import ACROSS, Hosts
+from .hosts import ACROSS, Hosts, environment
 from .ray_cluster import RayCluster
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
-STEPS = 200
+STEPS = 120
 SETTINGS = (
     *TINY,
     f"pretrain.steps={STEPS}",
@@ -28,25 +29,26 @@ SETTINGS = (
     "pretrain.zero_stage=1",
     "cluster.pretrain_workers=2",
     "cluster.cpus_per_worker=1",
-    "cluster.max_failures=20",
+    "cluster.max_failures=5",
+    "cluster.resize_check_s=5",
 )
 
 
 @pytest.fixture(scope="module")
 def hosts() -> Iterator[Hosts]:
-    with Hosts(2) as hosts:
+    with Hosts(3) as hosts:
         yield hosts
 
 
 @pytest.fixture(scope="module")
 def shared_cluster(hosts: Hosts) -> Iterator[RayCluster]:
-    with RayCluster(hosts) as cluster:
+    with RayCluster(hosts, cpus=(1, 1, 1)) as cluster:
         yield cluster
 
 
 @pytest.fixture
 def cluster(shared_cluster: RayCluster) -> RayCluster:
-    """Two nodes with a CPU each, so the two ranks are on different hosts; whole at the start of every test."""
+    """Three nodes with a CPU each, so every rank is on a host of its own; whole at the start of every test."""
     shared_cluster.heal()
     return shared_cluster
 
@@ -71,29 +73,24 @@ def whole(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, f
     return losses
 
 
-def driver(cluster: RayCluster, shards: Path, out: Path) -> Run:
-    return start_run(SETTINGS, shards, out, cluster.address, cluster.env, cluster.head)
+def driver(cluster: RayCluster, shards: Path, out: Path, *overrides: str) -> Run:
+    return start_run((*SETTINGS, *overrides), shards, out, cluster.address, cluster.env, cluster.head)
 
 
 def assert_same(out: Path, whole: dict[int, float]) -> None:
-    assert curve(out) == pytest.approx(whole, rel=1e-5)
+    assert curve(out) == pytest.approx(whole, abs=1e-5)
 
 
-def test_two_hosts_give_the_curve_of_one_process(
-    cluster: RayCluster, shards: Path, whole: dict[int, float], tmp_path: Path
-) -> None:
-    with driver(cluster, shards, tmp_path / "run") as run:
-        run.reach(10)
-        assert [len(cluster.rank_pids(i)) for i in range(2)] == [1, 1]
-        run.finish()
-    assert_same(run.out, whole)
-    assert run.step() == STEPS
+def host_with_a_rank(cluster: RayCluster) -> int:
+    """Not the head's, where the driver is."""
+    return next(i for i in range(1, len(cluster.hosts)) if cluster.rank_pids(i))
 
 
 def test_two_hosts_under_torchrun(hosts: Hosts, shards: Path, whole: dict[int, float], tmp_path: Path) -> None:
     out, setup = tmp_path / "run", tmp_path / "setup.json"
     start_run(SETTINGS, shards, out, setup_only=setup).finish()
-    agents = [start_processes(setup, out, 1, torchrun_over(hosts, i), ACROSS, hosts[i]) for i in range(2)]
+    # two of the three
+    agents = [start_processes(setup, out, 1, torchrun_over(hosts, i, 2), ACROSS, hosts[i]) for i in range(2)]
     with agents[0], agents[1]:
         agents[0].reach(10)
         assert [len(agent.rank_pids()) for agent in agents] == [1, 1]
@@ -102,47 +99,90 @@ def test_two_hosts_under_torchrun(hosts: Hosts, shards: Path, whole: dict[int, f
     assert_same(out, whole)
 
 
-def test_a_host_that_dies_and_comes_back(
-    cluster: RayCluster, shards: Path, whole: dict[int, float], tmp_path: Path
+@pytest.mark.parametrize(
+    ("num_hosts", "zero_stage", "fault"),
+    [(2, 1, "dies"), (2, 2, "is cut off"), (2, 3, "dies"), (3, 1, "is cut off"), (3, 2, "dies"), (3, 3, "is cut off")],
+)
+def test_a_host_that_goes_and_comes_back(
+    cluster: RayCluster,
+    shards: Path,
+    whole: dict[int, float],
+    tmp_path: Path,
+    num_hosts: int,
+    zero_stage: int,
+    fault: str,
 ) -> None:
-    with driver(cluster, shards, tmp_path / "run") as run:
-        run.reach(50)
-        cluster.kill_node(1)
-        died_at = run.step()
-        cluster.restart_node(1)
-        assert died_at < STEPS, "it ended before the fault"
-        run.finish()
-    assert_same(run.out, whole)
-
-
-def test_a_host_that_is_cut_off_and_comes_back(
-    cluster: RayCluster, shards: Path, whole: dict[int, float], tmp_path: Path
-) -> None:
-    with driver(cluster, shards, tmp_path / "run") as run:
-        run.reach(50)
-        cluster.hosts[1].cut()
-        time.sleep(10)  # for what was on its way to the disk
+    # 3 ranks: the 4 crops of a step do not divide
+    settings = (f"cluster.pretrain_workers={num_hosts}", f"pretrain.zero_stage={zero_stage}")
+    with driver(cluster, shards, tmp_path / "run", *settings) as run:
+        run.reach(30)
+        host = host_with_a_rank(cluster)
+        if fault == "dies":
+            cluster.kill_node(host)
+        else:
+            cluster.hosts[host].cut()
+            time.sleep(5)  # for what was on its way to the disk
+            stood_at = run.step()
+            time.sleep(15)
+            # the cut-off rank may have been the first, with a checkpoint under way that it still commits
+            assert run.step() <= stood_at + 10, "ranks that miss one go on"
+            cluster.hosts[host].mend()
+            # as systemd or the kubelet would: the node that was given up ends, and another takes its place
+            cluster.wait_for_end(host, timeout_s=60)
         assert run.step() < STEPS, "it ended before the fault"
-        stood_at = run.step()
-        time.sleep(20)
-        assert run.step() == stood_at, "one rank alone goes on"
-        cluster.hosts[1].mend()
-        # as systemd or the kubelet would: the node that was given up ends, and another takes its place
-        cluster.wait_for_end(1, timeout_s=60)
-        cluster.restart_node(1)
+        cluster.restart_node(host)
         run.finish()
+        assert "resumed at step" in run.log
     assert_same(run.out, whole)
+
+
+def test_a_group_shrinks_to_what_is_left_and_grows_again_without_losing_a_step(
+    cluster: RayCluster, shards: Path, whole: dict[int, float], tmp_path: Path
+) -> None:
+    cluster.kill_node(1)
+    cluster.kill_node(2)
+    many = ("cluster.pretrain_workers=[1,2]", "pretrain.checkpoint_every=1000", "pretrain.steps=1200")
+    with driver(cluster, shards, tmp_path / "run", *many) as run:
+        run.until(lambda: len(cluster.rank_pids()) == 1 and run.step() == 0, 180, "start with one rank")
+        cluster.restart_node(1)
+        run.until(lambda: run.step() > 0, 120, "checkpoint before the group grows")
+        grown_at = run.step()
+        run.until(lambda: len(cluster.rank_pids()) == 2, 120, "second rank")
+        run.until(lambda: f"resumed at step {grown_at}" in run.log, 120, "start with two ranks from there")
+        time.sleep(3)
+        drain(cluster, 1)
+        run.until(lambda: run.step() > grown_at, 60, "checkpoint before the node is taken away")
+        drained_at = run.step()
+        cluster.kill_node(1)
+        run.until(lambda: f"resumed at step {drained_at}" in run.log, 180, "start with what is left")
+        run.finish()
+    steps = curve(run.out)
+    assert sorted(steps) == list(range(1, 1201))
+
+
+def drain(cluster: RayCluster, i: int) -> None:
+    """What a cloud's notice does through the autoscaler: the node will be taken away in 30 s."""
+    ask = f"""
+import ray
+ray.init(address={cluster.address!r}, log_to_driver=False, logging_level="ERROR")
+(node,) = [n["NodeID"] for n in ray.nodes() if n["Alive"] and n["NodeManagerAddress"] == {cluster.hosts[i].address!r}]
+print(node)
+"""
+    node = cluster.head.run([sys.executable, "-c", ask], env=environment(cluster.env)).stdout.split()[-1]
+    words = ["drain-node", f"--address={cluster.address}", f"--node-id={node}", "--deadline-remaining-seconds=30"]
+    words += ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=test"]
+    cluster.head.run([sys.executable, "-m", "ray.scripts.scripts", *words], env=environment(cluster.env))
 
 
 def test_a_killed_driver_is_started_again(
     cluster: RayCluster, shards: Path, whole: dict[int, float], tmp_path: Path
 ) -> None:
     with driver(cluster, shards, tmp_path / "run") as run:
-        run.reach(50)
+        run.reach(30)
         run.kill()
     # the ranks may finish what they are at, but not go on for long
     wait_for_no_ranks(cluster, 30)
-    assert 50 <= run.step() < STEPS
+    assert 30 <= run.step() < STEPS
     assert_goes_on(cluster, shards, run, whole)
 
 
@@ -150,10 +190,11 @@ def test_a_head_that_dies_and_comes_back(
     cluster: RayCluster, shards: Path, whole: dict[int, float], tmp_path: Path
 ) -> None:
     with driver(cluster, shards, tmp_path / "run") as run:
-        run.reach(50)
+        run.reach(30)
         cluster.kill_head(but=[run.group])
-        assert run.wait(90) not in (0, None)
-    assert 50 <= run.step() < STEPS
+        assert run.wait(90) == 2
+        assert "the Ray cluster is gone" in run.log.splitlines()[-1] and "Traceback" not in run.log
+    assert 30 <= run.step() < STEPS
     cluster.restart()
     assert_goes_on(cluster, shards, run, whole)
 

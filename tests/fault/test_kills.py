@@ -6,7 +6,6 @@ A start goes on from the newest checkpoint that was committed when the rank died
 import os
 import random
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -14,20 +13,21 @@ import pytest
 
 from data_shards.formats.files import location
 from data_shards.formats.index import ShardIndex
-from maetrain.checkpoint.commit import newest_committed
+from maetrain.checkpoint.commit import MANIFEST, newest_committed
+from maetrain.train.config import PretrainSetup
 from tests.data_shards.s3_server import s3_server, use_server
 from tests.maetrain.small import small_setup
 
 from .driver import Run
-from .faulty_train import Fault, Faults
+from .faulty_train import Fault
 from .line import Line
-from .ranks import Group, assert_tidy, committed, numbers, ranks_below, steps_in
+from .ranks import Group, assert_tidy, committed, numbers, ranks_below, steps_in, torchrun
 
 EVERY, STEPS = 6, 24
 KILL = -signal.SIGKILL
 
 
-def setup_of(index: ShardIndex, run_dir: Path | str, **changes: object):  # noqa: ANN201
+def setup_of(index: ShardIndex, run_dir: Path | str, **changes: object) -> PretrainSetup:
     settings = {"steps": STEPS, "checkpoint_every": EVERY, "zero_stage": 1, "stall_timeout_s": 60}
     return small_setup(index, run_dir, **(settings | changes))  # type: ignore[arg-type]
 
@@ -72,41 +72,162 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize("faults", [pytest.param(*f, marks=m, id=name) for name, (*f, m) in MOMENTS.items()])
+@pytest.mark.parametrize("faults", [pytest.param(f, marks=mark, id=name) for name, (f, mark) in MOMENTS.items()])
 def test_a_rank_that_dies_there_costs_no_more_than_the_steps_since_the_last_checkpoint(
     faults: list[Fault], index: ShardIndex, whole: list[str], tmp_path: Path
 ) -> None:
     setup = setup_of(index, tmp_path / "run")
-    ended_at = 0
+    done = 0
     for _ in faults:
-        ended_at = start_that_dies(setup, ended_at)(faults)
-    start = committed(setup.run_dir)[-1:] or [0]
+        from_step = newest(setup.run_dir)
+        with Group(setup, 2, faults) as group:
+            codes = group.wait()
+            (dead,) = (rank for rank in (0, 1) if "fault: kill" in group.log(rank))
+            # its neighbour notices by itself, or was at its end
+            assert codes[dead] == KILL and codes[1 - dead] in (0, 1), f"{codes}\n{group.tails()}"
+            assert_goes_on(group.steps, from_step, done)
+            done = max([done, *group.steps])
+    from_step = newest(setup.run_dir)
     with Group(setup, 2, faults) as group:
         group.finish()
-        assert_goes_on(group.steps, start[0], ended_at)
+        assert_goes_on(group.steps, from_step, done)
     assert numbers(setup.run_dir) == whole
     assert_tidy(setup.run_dir, STEPS, keep=2)
 
 
-def start_that_dies(setup, ended_at: int):  # noqa: ANN001, ANN201
-    def start(faults: list[Fault]) -> int:
-        at = committed(setup.run_dir)[-1:] or [0]
-        with Group(setup, 2, faults) as group:
-            codes = group.wait()
-            logs = [group.log(rank) for rank in (0, 1)]
-            (dead,) = (rank for rank, log in enumerate(logs) if "fault: kill" in log)
-            assert codes[dead] == KILL, group.tails()
-            # its neighbour notices by itself; without one it may have been at its end
-            assert codes[1 - dead] in (0, 1), group.tails()
-            assert_goes_on(group.steps, at[0], ended_at)
-            return max([ended_at, *group.steps])
-
-    return start
+def newest(run_dir: str) -> int:
+    return max(committed(run_dir), default=0)
 
 
-def assert_goes_on(steps: list[int], committed_step: int, ended_at: int) -> None:
-    """The step after the newest checkpoint comes first; what is repeated lies behind it."""
-    assert steps[:1] in ([], [committed_step + 1])
-    assert steps == list(range(committed_step + 1, committed_step + 1 + len(steps)))
+def assert_goes_on(steps: list[int], from_step: int, done: int) -> None:
+    """The start at `from_step`, the newest checkpoint, repeats what lies behind it of the steps `done`, and no more."""
+    assert steps == list(range(from_step + 1, from_step + 1 + len(steps)))
     # an interval, and as much again while the checkpoint was under way that came to nothing
-    assert ended_at - committed_step <= 2 * EVERY
+    assert done - from_step <= 2 * EVERY
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(600)
+def test_ten_kills_at_random_moments_of_a_run_that_torchrun_starts_again(index: ShardIndex, tmp_path: Path) -> None:
+    """With files that are written so slowly that a checkpoint is under way most of the time."""
+    kills, out, dice = 10, tmp_path / "run", random.Random(5)
+    setup = setup_of(index, out, steps=4000, checkpoint_every=20)
+    slow = Fault(at="part half", do="slow", rank=None, step=0, last=10**6, seconds=0.3)
+    words = torchrun(tmp_path, setup, [slow], restarts=kills)
+    done, lost = 0, list[int]()
+    with Run(words, out, {}) as run:
+        for _ in range(kills):
+            # behind a start, but anywhere in it or in the steps after it
+            run.until(lambda: len(ranks_below(run.process.pid)) == 2, 60, "two ranks")
+            seen = len(run.log)
+            if dice.random() < 0.7:
+                run.until(lambda: steps_in(run.log[seen:]), 120, "a step")  # noqa: B023
+            time.sleep(dice.uniform(0, 4))
+            before = ranks_below(run.process.pid)
+            os.kill(before[dice.randrange(2)], signal.SIGKILL)
+            run.until(lambda: not set(before.values()) & set(ranks_below(run.process.pid).values()), 60, "a restart")  # noqa: B023
+        run.until(lambda: steps_in(run.log)[-1:] >= [1], 60, "a step")
+        steps = steps_in(run.log)
+        for step, following in zip(steps, steps[1:], strict=False):
+            done = max(done, step)
+            if following != step + 1:
+                assert following <= step
+                lost.append(done - following + 1)
+        os.killpg(run.group, signal.SIGTERM)
+        run.wait(100)
+    assert len(lost) <= kills and max(lost) <= 2 * 20 + 40, lost
+    reached = newest(str(out))
+    # the undisturbed run, as far as that one came
+    undisturbed = setup_of(index, tmp_path / "whole", steps=4000, checkpoint_every=1000)
+    until = Fault(at="update", do="term", rank=0, step=reached)
+    with Group(undisturbed, 2, [until], name="whole") as group:
+        assert group.wait(400) == [143, 143]
+    assert numbers(out) == numbers(undisturbed.run_dir)[:reached]
+    assert read_whole(out) == reached
+
+
+@pytest.mark.faults
+def test_a_rank_that_dies_in_an_upload(index: ShardIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the file is with the server; what lies in the bucket is what was there before."""
+    groups: list[Group] = []
+    deaths = iter(["step-00000012", "step-00000024"])
+    awaited = [next(deaths)]
+
+    def die(request: str) -> None:
+        if groups and awaited and awaited[0] in request and "rank-00001" in request:
+            awaited[:] = [death for death in [next(deaths, "")] if death]
+            groups[-1].kill([1])
+
+    with s3_server() as server, Line(server, on_upload=die) as line:
+        use_server(monkeypatch, line.url)
+        location("s3://bucket/runs").fs.mkdir("bucket")
+        setup = setup_of(index, "s3://bucket/runs/run", steps=STEPS)
+        for _ in range(2):
+            with Group(setup, 2, folder=tmp_path) as group:
+                groups.append(group)
+                codes = group.wait()
+                assert codes == [1, KILL], group.tails()
+        with Group(setup, 2, folder=tmp_path) as group:
+            groups.append(group)
+            group.finish()
+            assert group.steps[0] <= 24 and f"resumed at step {group.steps[0] - 1} " in group.log()
+        here = setup_of(index, tmp_path / "whole")
+        with Group(here, 2, name="whole") as group:
+            group.finish()
+        assert numbers("s3://bucket/runs/run") == numbers(here.run_dir)
+        found = newest_committed(location("s3://bucket/runs/run/checkpoints"))
+        assert found.manifest is not None and found.manifest.step == STEPS and not found.skipped
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("keep", [1, 2])
+@pytest.mark.parametrize("moment", ["part", "texts", "manifest", "committed"])
+def test_a_group_that_was_given_up_and_comes_back_does_no_harm_to_its_successor(
+    moment: str, keep: int, index: ShardIndex, whole: list[str], tmp_path: Path
+) -> None:
+    """As when a machine stands still, or a launcher dies and leaves its ranks: two groups write into one folder."""
+    setup = setup_of(index, tmp_path / "run", keep_checkpoints=keep)
+    pause = Fault(at=moment, do="pause", rank=0, step=12, last=17)  # type: ignore[arg-type]
+    slow = Fault(at="update", do="slow", rank=0, step=1, last=STEPS, seconds=0.1)
+    with Group(setup, 2, [pause, slow]) as given_up:
+        given_up.until(lambda: "fault: pause" in given_up.log(), 60, "pause")
+        with Group(setup, 2, [pause, slow]) as successor:
+            successor.reach(newest(setup.run_dir) + 3)
+            given_up.signal(0, signal.SIGCONT)
+            successor.finish()
+        given_up.wait()
+    assert numbers(setup.run_dir) == whole
+    assert read_whole(setup.run_dir) == STEPS
+    broken = newest_committed(location(setup.run_dir) / "checkpoints").skipped
+    assert not broken
+
+
+@pytest.mark.faults
+def test_a_group_that_was_given_up_does_not_put_a_manifest_where_its_files_are_gone(
+    index: ShardIndex, whole: list[str], tmp_path: Path
+) -> None:
+    """Its successor has swept them and dies, and so does the group: there is still a checkpoint to go on from."""
+    setup = setup_of(index, tmp_path / "run", keep_checkpoints=1, storage_timeout_s=1)
+    faults = [Fault(at="manifest", do="pause", rank=0, step=12, last=17), at("forward", 1, 9)]
+    checkpoints = tmp_path / "run" / "checkpoints"
+    with Group(setup, 2, [faults[0]], name="given-up") as given_up:
+        given_up.until(lambda: "fault: pause" in given_up.log(), 60, "pause")
+        (paused,) = (folder for folder in checkpoints.iterdir() if not (folder / MANIFEST).is_file())
+        with Group(setup, 2, [faults[1]]) as successor:
+            assert KILL in successor.wait(), successor.tails()
+        assert not paused.exists()
+        given_up.signal(0, signal.SIGCONT)
+        time.sleep(1)
+        given_up.kill()
+    assert committed(setup.run_dir) and read_whole(setup.run_dir) >= 6
+    with Group(setup, 2) as group:
+        group.finish()
+        assert group.steps[0] > 6
+    assert numbers(setup.run_dir) == whole
+
+
+def read_whole(run_dir: Path | str) -> int:
+    """Step of the newest checkpoint, where that is whole."""
+    found = newest_committed(location(run_dir) / "checkpoints")
+    assert found.manifest is not None and not found.skipped, found.skipped
+    return found.manifest.step

@@ -122,12 +122,16 @@ class Worker:
             skipped, after = engine.skipped, to_named(engine.save_fragments())
             is_same = before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
             good = self.train(engine, range(5, 6))
+            skipped_after = engine.skipped
+            engine.load_full(state_in(self.folder / name), updates=2)
+            again = self.train(engine, range(2, 4))
             results[name] = {
                 "losses": losses,
                 "skipped": self.of_all(skipped),
                 "unchanged": self.of_all(is_same),
                 "good": good,
-                "skipped after": self.of_all(engine.skipped),
+                "skipped after": self.of_all(skipped_after),
+                "again": again,
             }
             engine.close()
         return results
@@ -183,6 +187,11 @@ def test_a_gradient_that_is_no_number_on_one_rank_skips_the_step_on_all(written:
         assert found["unchanged"] == [True, True], name
         for key in ("losses", "good"):
             assert found[key] == pytest.approx(results["zero-0"][key], rel=1e-6), name
+
+
+def test_several_ranks_go_back_in_the_middle_of_training(written: tuple[Path, dict]) -> None:
+    for name, found in written[1].items():  # what ZeRO 3 had gathered is another tensor only where there are ranks
+        assert found["again"] == found["losses"], name
 
 
 @pytest.mark.parametrize("ranks", READERS)
