@@ -72,9 +72,7 @@ ASSEMBLE_BYTES_PER_S = _known("measured", "rank files to full tensors", 1.423e9,
 COMMIT_S = _known("measured", "write the manifest, 1024 files and 100,000 persons", 0.08125, "s", _CONTROL)
 MANIFEST_S = _known("measured", "read and send that manifest, sort its runs", 0.05791, "s", _CONTROL)
 DESCRIPTION_S = _known("measured", "take in the description of a rank file", 5.19e-6, "s/file", _CONTROL)
-FRESH_COPY_BYTES_PER_S = _known(
-    "measured", "copy to host memory not used before", 1.785e9, "bytes/s and rank", _CONTROL
-)
+FRESH_COPY_BYTES_PER_S = _known("measured", "copy to new host memory", 1.785e9, "bytes/s and rank", _CONTROL)
 CURVE_TEXT_S = _known("measured", "join the curve's lines", 2.448e-7, "s/step", _CONTROL)
 CURVE_PARSE_S = _known("measured", "read the curve's lines", 1.932e-5, "s/step", _CONTROL)
 METRICS_S = _known("measured", "Ray's metrics, first rank, every step", 2.631e-5, "s/step", _CONTROL)
@@ -138,7 +136,9 @@ STORAGE_TIB = _known("assumed", "size of the shared file system", 48, "TiB", "no
 NODE_STORAGE_BYTES_PER_S = _known("assumed", "one node on the file system", 12.5e9, "bytes/s", "none: 100 Gb/s")
 FILES_PER_S = _known("assumed", "file system creates files", 2000, "1/s", "none")
 OPENS_PER_S = _known("assumed", "file system opens files", 20_000, "1/s", "none")
-HOST_COPY_BYTES_PER_S = _known("assumed", "GPU to pinned memory", 25e9, "bytes/s and GPU", "none: half of PCIe 5 x16")
+HOST_COPY_BYTES_PER_S = _known(
+    "assumed", "GPU to host, before that copy", 25e9, "bytes/s and GPU", "none: half of PCIe 5 x16"
+)
 DETECT_S = _known("assumed", "until a dead node is noticed", 30, "s", "none")
 PREEMPTIONS_PER_NODE_AND_H = _known("assumed", "preemptible node taken away", 0.05, "1/h", "none; spares stand by")
 SCANS = _known("assumed", "archive", 100_000, "CT scans", "none")

@@ -1,6 +1,6 @@
-"""Formulas for checkpoints and resume of N ranks (docs/decisions/0015): what a step waits for, what threads do beside it.
+"""Formulas for checkpoints and resume of N ranks (docs/decisions/0015): what waits, what threads do beside it.
 
-P parameters, N GPUs. A checkpoint is one file a rank of its runs of weight and moments, the curve of all steps so far,
+A checkpoint is one file a rank of its runs of weight and moments, the curve of all steps so far,
 and the manifest. `before_0015` is the design that came first, for comparison.
 """
 

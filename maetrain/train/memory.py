@@ -187,8 +187,8 @@ def _buffers(
         backward = bucket + (2 * filled + gathered) * many
     elif stage == 2 or overlaps:
         backward = bucket * (1 + overlaps) + filled * many
-    else:  # one bucket after another, after the backward pass
-        backward = bucket + max(filled * many - activations, 0)
+    else:  # one bucket after another, after the backward pass; what fills it is given back at the gradients
+        backward = (bucket if device_type == "cuda" else 0) + max(filled * many - activations, 0)
     return max(backward, update - activations)
 
 

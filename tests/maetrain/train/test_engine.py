@@ -202,12 +202,10 @@ def test_a_step_with_a_gradient_that_is_no_number_leaves_no_trace(
     assert_same_state(*(through_files(engine, tmp_path / str(i)) for i, engine in enumerate((hit, spared))))
 
 
-@pytest.mark.parametrize("settings", [e for e in ENGINES.values() if "precision" not in e], ids=str)
-def test_a_micro_batch_counts_by_its_weight_and_spoils_the_whole_step(
-    who: RankInfo, tmp_path: Path, settings: dict
-) -> None:
-    two, one = make_engine(who, seed=1, global_batch=4, **settings), make_engine(who, seed=1, **settings)
-    for step in range(3):
+@pytest.mark.parametrize("name", [n for n in ENGINES if not n.endswith("bf16") and "gathers" not in n])
+def test_a_micro_batch_counts_by_its_weight_and_spoils_the_whole_step(who: RankInfo, tmp_path: Path, name: str) -> None:
+    two, one = (make_engine(who, seed=1, global_batch=batch, **ENGINES[name]) for batch in (4, 2))
+    for step in range(2):
         for micro, weight in ((step, 2.0), (9, 0.0)):  # (2 x first + 0 x second) / 2: not a bit beside the first alone
             two.backward(forward(two, micro), weight)
             two.step(1e-3)
@@ -279,10 +277,10 @@ def test_a_run_that_crashed_ends_with_the_curve_and_weights_of_one_that_did_not(
 ) -> None:
     setup = small_setup(small_index, tmp_path, zero_stage=2)
     with pytest.raises(Crash):
-        loop.pretrain(setup, who, crash_after(3))  # type: ignore[arg-type]
-    heard: list[str] = []
-    loop.pretrain(setup, who, say=heard.append)
-    assert heard == [f"resumed at step 2 from {tmp_path / 'checkpoints' / 'step-00000002'}"]
+        loop.pretrain(setup, who, crash_after(5))  # type: ignore[arg-type]
+    steps: list[int] = []
+    loop.pretrain(setup, who, lambda info: steps.append(info.step))
+    assert steps[-1] == 6 and steps[0] in (1, 3, 5)  # behind the last checkpoint that was committed in time
     assert losses_of(tmp_path) == losses_of(whole.run_dir)
     ours, theirs = load_autoencoder(tmp_path)[0], load_autoencoder(Path(whole.run_dir))[0]
     for name, tensor in ours.state_dict().items():
@@ -290,20 +288,21 @@ def test_a_run_that_crashed_ends_with_the_curve_and_weights_of_one_that_did_not(
 
 
 def test_a_crash_right_behind_a_commit_leaves_no_hole_in_the_curve(
-    who: RankInfo, small_index: ShardIndex, tmp_path: Path, whole: PretrainSetup, monkeypatch: pytest.MonkeyPatch
+    who: RankInfo, small_index: ShardIndex, tmp_path: Path, whole: PretrainSetup
 ) -> None:
-    setup, save = small_setup(small_index, tmp_path, zero_stage=2), loop.save_checkpoint
+    setup = small_setup(small_index, tmp_path, zero_stage=2)
+    committed: list[int] = []
 
-    def save_and_crash(*arguments: object) -> Path:
-        folder = save(*arguments)  # type: ignore[arg-type]
-        if folder.name == "step-00000004":
+    def crash(step: int, _: object) -> None:
+        committed.append(step)
+        if step > 0:
             raise Crash
-        return folder
 
-    with monkeypatch.context() as patched, pytest.raises(Crash):
-        patched.setattr(loop, "save_checkpoint", save_and_crash)
-        loop.pretrain(setup, who)
-    loop.pretrain(setup, who)
+    with pytest.raises(Crash):
+        loop.pretrain(setup, who, on_commit=crash)
+    heard: list[str] = []
+    loop.pretrain(setup, who, say=heard.append)
+    assert len(heard) == 1 and heard[0].startswith(f"resumed at step {committed[-1]} from ")
     assert losses_of(tmp_path) == losses_of(whole.run_dir)
 
 
@@ -311,18 +310,17 @@ def test_a_damaged_checkpoint_is_passed_over_said_and_written_again(
     who: RankInfo, small_index: ShardIndex, tmp_path: Path, whole: PretrainSetup
 ) -> None:
     setup = small_setup(small_index, tmp_path, zero_stage=2)
-    with pytest.raises(Crash):
-        loop.pretrain(setup, who, crash_after(5))  # type: ignore[arg-type]
-    damaged = tmp_path / "checkpoints" / "step-00000004" / "rank-00000.safetensors"
+    loop.pretrain(setup, who)
+    (damaged,) = (tmp_path / "checkpoints").glob("step-00000006-*/rank-00000.safetensors")
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 1
     damaged.write_bytes(content)
     heard: list[str] = []
     loop.pretrain(setup, who, say=heard.append)
-    assert "step-00000004" in heard[0] and "passed over" in heard[0] and "resumed at step 2" in heard[1]
+    assert "step-00000006" in heard[0] and "passed over" in heard[0] and "resumed at step 4" in heard[1]
     assert losses_of(tmp_path) == losses_of(whole.run_dir)
     found = newest_committed(tmp_path / "checkpoints")
-    assert found.manifest is not None and found.manifest.step == 6 and found.skipped == ()
+    assert found.manifest is not None and found.manifest.step == 6
 
 
 def test_a_finished_run_is_not_trained_again(who: RankInfo, whole: PretrainSetup) -> None:
