@@ -56,7 +56,9 @@ def pretrained(
 
     def say(info: StepInfo) -> None:
         if info.step % 50 == 0:
-            print(f"{mode}: step {info.step}/{config.pretrain.steps} loss {info.loss:.4f} {info.step_s:.2f} s", flush=True)
+            print(
+                f"{mode}: step {info.step}/{config.pretrain.steps} loss {info.loss:.4f} {info.step_s:.2f} s", flush=True
+            )
 
     curve = pretrain(setup, who, say)
     handover = out / mode / "handover"

@@ -93,8 +93,8 @@ def memory_table(gpus: Iterable[int]) -> str:
             fits = c.MICRO_BATCH + int((USABLE * c.GPU_BYTES - m.device_bytes) / per_crop)
             host = min(n, c.GPUS_PER_NODE) * m.host_bytes
             rows.append((n, stage, *(part / 1e9 for part in parts), fits, host / 1e9))
-    parts = ("weights", "gradients", "master and moments", "buffers", "activations", "sum with the process")
-    header = ("GPUs", "ZeRO", *(f"{part}, GB" for part in parts))
+    names = ("weights", "gradients", "master and moments", "buffers", "activations", "sum with the process")
+    header = ("GPUs", "ZeRO", *(f"{name}, GB" for name in names))
     return table((*header, f"crops that fit in {USABLE:.0%} of 80 GB", "host memory of a node, GB"), rows)
 
 
@@ -197,7 +197,7 @@ def checkpoint_table(gpus: Iterable[int], seed: int) -> str:
         size, step_s = plan.size, plan.step.total_s
         stall, store = storage.stall_s(size), storage.store_s(size)
         stall_s, store_s = sum(stall.values()), sum(store.values())
-        files = (manifest_bytes(n, c.SCANS) / 1e6, size.state_bytes / n / 1e6, size.curve_bytes / 1e6)
+        files = (manifest_bytes(n, int(c.SCANS)) / 1e6, size.state_bytes / n / 1e6, size.curve_bytes / 1e6)
         steps = max(c.CHECKPOINT_EVERY, math.ceil(store_s / step_s))
         share = stall_s / (steps * step_s + stall_s)
         rows.append((n, *files, *(1e3 * s for s in stall.values()), share, *store.values(), store_s, steps))
@@ -215,8 +215,8 @@ def resume_table(gpus: Iterable[int], seed: int) -> str:
         parts = storage.resume_s(size)
         resume_s = sum(parts.values())
         rows.append((n, *parts.values(), resume_s, restart_s(n, resume_s), resume_s + storage.bucket_s(size)))
-    parts = (*storage.resume_s(storage.Size(1, 8, 1)), "resume", "restart in all", "resume out of a bucket")
-    return table(("GPUs", *(f"{part}, s" for part in parts)), rows)
+    names = (*storage.resume_s(storage.Size(1, 8, 1)), "resume", "restart in all", "resume out of a bucket")
+    return table(("GPUs", *(f"{name}, s" for name in names)), rows)
 
 
 def lost_share(plan: Plan, interval_s: float, mtbf_s: float) -> float:

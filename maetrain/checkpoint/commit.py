@@ -237,14 +237,18 @@ def newest_committed(checkpoints: Path, say: Callable[[str], None] = lambda _: N
 def retain(checkpoints: Path, keep: int, newest: Path) -> None:
     """Of the committed checkpoints up to `newest`, just written, removes all but those of the last `keep` steps.
 
-    Uncommitted folders of earlier steps go, too. What lies behind `newest` was passed over as damaged when the run
-    resumed: it stays until it is written again, and does not count, or it would push out the one to go on from.
+    Uncommitted folders of earlier steps go, too, and another attempt's checkpoint of the same step: it is damaged, or
+    the same. What lies behind `newest` was passed over as damaged when the run resumed: it stays until it is written
+    again, and does not count, or it would push out the one to go on from.
     """
     folders = [folder for folder in step_folders(checkpoints) if step_of(folder) <= step_of(newest)]
     committed = [folder for folder in folders if (folder / MANIFEST).is_file()]
     steps = sorted({step_of(folder) for folder in committed}, reverse=True)[: max(keep, 1)]
     for folder in folders:
-        is_kept = step_of(folder) in steps if folder in committed else step_of(folder) == step_of(newest)
+        if step_of(folder) == step_of(newest):
+            is_kept = folder.name == newest.name or folder not in committed
+        else:
+            is_kept = folder in committed and step_of(folder) in steps
         if not is_kept:
             remove(folder)
 

@@ -64,6 +64,8 @@ class PretrainConfig(BaseModel):
     def _consistent(self) -> "PretrainConfig":
         if self.precision == "bf16" and self.zero_stage == 0:
             raise ValueError("precision = bf16 keeps fp32 master weights in ZeRO: use zero_stage 1, 2 or 3")
+        if self.compile and self.zero_stage == 3:
+            raise ValueError("compile does not go with ZeRO 3, whose weights come and go: use zero_stage 1 or 2")
         if self.offload and self.zero_stage == 0:
             raise ValueError("offload moves what ZeRO has sharded: use zero_stage 1, 2 or 3")
         return self

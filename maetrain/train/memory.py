@@ -157,7 +157,7 @@ def estimate(model: NNFormerConfig, config: PretrainConfig, world_size: int, dev
         gradients=gradients,
         optimizer=optimizer,
         activations=activations,
-        buffers=_buffers(config, parameters, world_size, weight_bytes, activations, device_type),
+        buffers=_buffers(config, sizes, world_size, weight_bytes, activations, gradients, device_type),
         offloaded=offloaded,
         start=4 * parameters,
         snapshot=(MASTER + MOMENTS) * mine,
@@ -167,29 +167,34 @@ def estimate(model: NNFormerConfig, config: PretrainConfig, world_size: int, dev
 
 def _buffers(
     config: PretrainConfig,
-    parameters: int,
+    sizes: tuple[int, ...],
     world_size: int,
     weight_bytes: int,
     activations: int,
+    gradients: int,
     device_type: DeviceType,
 ) -> int:
     """What is on the device beside states and activations, at the moment when all together is most."""
-    stage, many = config.zero_stage, world_size > 1
-    if stage == 0:  # joined after the backward pass
-        return max(4 * min(_JOINED_ELEMENTS, parameters) * many - activations, 0)
-    filled = weight_bytes * min(BUCKET_ELEMENTS, parameters)
-    # on a CPU a bucket takes the memory it is filled to
-    bucket = weight_bytes * BUCKET_ELEMENTS if device_type == "cuda" else filled
-    overlaps = config.overlap_comm and device_type == "cuda" and many
-    update = 0 if config.offload else 4 * ceil(parameters / world_size)  # the gradients as AdamW gets them
+    stage, many, on_gpu = config.zero_stage, world_size > 1, device_type == "cuda"
+    weights = weight_bytes * sum(sizes)
+    if stage == 0:  # gradients are joined after the backward pass
+        return max(min(4 * _JOINED_ELEMENTS, weights) * many - activations, 0)
+    filled = min(weight_bytes * BUCKET_ELEMENTS, weights)
+    bucket = weight_bytes * BUCKET_ELEMENTS if on_gpu else filled  # a CPU's takes the memory it is filled to
+    # a parameter that is larger than the bucket is reduced alone
+    alone = weight_bytes * max(sizes) if max(sizes) > BUCKET_ELEMENTS else 0
+    joined = max(filled, alone) * many
+    overlaps = config.overlap_comm and on_gpu and many
     if stage == 3:
-        gathered = weight_bytes * min(_LIVE_ELEMENTS, parameters)
-        backward = bucket + (2 * filled + gathered) * many
+        backward = bucket + alone + 2 * joined + min(weight_bytes * _LIVE_ELEMENTS, weights) * many
     elif stage == 2 or overlaps:
-        backward = bucket * (1 + overlaps) + filled * many
-    else:  # one bucket after another, after the backward pass; what fills it is given back at the gradients
-        backward = (bucket if device_type == "cuda" else 0) + max(filled * many - activations, 0)
-    return max(backward, update - activations)
+        backward = bucket * (1 + overlaps) + alone + joined
+    else:  # after the backward pass, out of gradients that are given back one after another
+        backward = bucket * on_gpu + max(joined - activations, 0)
+    update = 0 if config.offload else 4 * ceil(sum(sizes) / world_size)  # the gradients as AdamW gets them
+    # gloo gathers the new weights into a copy, when activations and gradients are gone
+    gathered = 0 if on_gpu or stage == 3 else weights * many - gradients
+    return max(backward, update - activations, gathered - activations)
 
 
 @lru_cache(maxsize=64)

@@ -60,8 +60,8 @@ def pretrain(
 
     The first rank alone calls `on_step` (each step), `say` and `on_commit` (a committed step, and the points of the
     curve since the one before; at a start, all points up to where it goes on). `wishes` is how the outside asks for a
-    checkpoint or a stop. Raises InputError for settings that don't fit the data, the memory or the run in `run_dir`, for
-    losses that stay non-finite and for storage that takes no checkpoints, Stopped after a stop that was wished for.
+    checkpoint or a stop. Raises InputError for settings that don't fit the data, the memory or the run in `run_dir`,
+    for losses that stay non-finite and for storage that takes no checkpoints, Stopped after a stop wished for.
     """
     config, run_dir = setup.pretrain, location(setup.run_dir)
     index = ShardIndex.load(setup.shards)
@@ -125,7 +125,9 @@ class _Loop:
         self.watch = Watch(self.config.max_skipped_steps, place.state.model_copy(update=start))
         while not self._train(place):
             self.saver.settle(self.alive)
+            events = self.events  # of the steps that are gone, too: they say why
             place = self._restore()
+            self.events = events
             self.watch.back_at(place.state)
         return self.curve
 

@@ -139,7 +139,7 @@ def test_a_damaged_later_checkpoint_does_not_push_out_the_one_just_written(tmp_p
     assert 3 not in steps_in(tmp_path)
 
 
-def test_a_rank_that_outlives_its_group_neither_removes_nor_counts_against_its_successors_checkpoints(
+def test_a_rank_that_outlives_its_group_removes_no_later_checkpoint_and_none_that_is_being_written(
     tmp_path: Path,
 ) -> None:
     """The cut-off rank commits step 3 while the new group has committed 3 and 4 and is writing 5."""
@@ -154,12 +154,19 @@ def test_a_rank_that_outlives_its_group_neither_removes_nor_counts_against_its_s
         for step, who in (
             (2, "newgroup"),
             (3, "cutoff"),
-            (3, "newgroup"),
             (3, "writing"),
             (4, "newgroup"),
             (5, "newgroup"),
         )
     ]
+
+
+def test_a_damaged_checkpoint_goes_when_its_step_is_written_again(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, 1)
+    cut_short(write_checkpoint(tmp_path, 2, attempt="ffffffff") / FILES[0])
+    retain(tmp_path, 2, newest=write_checkpoint(tmp_path, 2))
+    found = newest_committed(tmp_path)
+    assert found.path == step_dir(tmp_path, 2, ATTEMPT) and found.skipped == ()
 
 
 def test_a_start_sweeps_every_folder_that_was_never_committed(tmp_path: Path) -> None:

@@ -27,3 +27,5 @@ def test_bf16_without_zero_is_refused() -> None:
         PretrainConfig(precision="bf16", zero_stage=0)
     with pytest.raises(ValidationError, match="use zero_stage 1, 2 or 3"):
         PretrainConfig(offload=True, zero_stage=0)
+    with pytest.raises(ValidationError, match="use zero_stage 1 or 2"):
+        PretrainConfig(compile=True, zero_stage=3)

@@ -320,7 +320,7 @@ def test_a_damaged_checkpoint_is_passed_over_said_and_written_again(
     assert "step-00000006" in heard[0] and "passed over" in heard[0] and "resumed at step 4" in heard[1]
     assert losses_of(tmp_path) == losses_of(whole.run_dir)
     found = newest_committed(tmp_path / "checkpoints")
-    assert found.manifest is not None and found.manifest.step == 6
+    assert found.manifest is not None and found.manifest.step == 6 and found.skipped == ()
 
 
 def test_a_finished_run_is_not_trained_again(who: RankInfo, whole: PretrainSetup) -> None:
