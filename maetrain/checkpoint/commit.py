@@ -175,6 +175,12 @@ def local_file(folder: Path, file: CheckpointFile) -> Path:
     return copy
 
 
+def _fetched(path: Path) -> Path:
+    copy = Path(_copies().name) / path.name
+    fetch(path, copy)
+    return copy
+
+
 def forget_copies() -> None:
     """Removes the copies of files from buckets: after loading, their room may be needed."""
     _copies().cleanup()
@@ -182,21 +188,27 @@ def forget_copies() -> None:
 
 
 def read_committed(folder: Path) -> CheckpointManifest:
-    """The manifest of `folder`, all hashes checked. ValueError says what is wrong with it."""
+    """The manifest of `folder`, all hashes checked. ValueError says what is wrong with it.
+
+    A bucket that does not answer is no damage, but an OSError: to pass over what can't be read now would lose steps.
+    """
     path = folder / MANIFEST
     if not path.is_file():
         raise ValueError(f"{folder}: never committed (no {MANIFEST})")
+    here = _fetched(path) if is_remote(path) else path
     try:
-        manifest = read_model(path, CheckpointManifest)
+        manifest = read_model(here, CheckpointManifest)
     except ValueError as error:
         raise ValueError(f"{path}: not a manifest: {error}") from None
-    before, own, after = path.read_bytes().rpartition(manifest.own_sha256.encode() or b"none")
+    before, own, after = here.read_bytes().rpartition(manifest.own_sha256.encode() or b"none")
     if hashlib.sha256(before + after).hexdigest().encode() != own:
         raise ValueError(f"{path}: its SHA-256 is not the one it states")
     for file in manifest.files:
         try:
             _check(local_file(folder, file), file, folder / file.name)
         except OSError as error:
+            if is_remote(folder):
+                raise
             raise ValueError(f"{folder / file.name}: can't be read ({error.strerror or error})") from None
     return manifest
 

@@ -27,6 +27,7 @@ from maetrain.checkpoint.commit import (
 )
 from maetrain.checkpoint.fingerprint import differences, fingerprint
 from maetrain.checkpoint.fragments import RunReader
+from maetrain.checkpoint.writer import persistently
 from maetrain.train.config import PretrainSetup
 from maetrain.train.curve import Curve
 from maetrain.train.engine import Engine
@@ -139,7 +140,7 @@ def restore(
 def _choose(setup: PretrainSetup, say: Callable[[str], None]) -> tuple[Found, bool]:
     """On the first rank: the checkpoint to go on from, and whether it is another run's."""
     checkpoints = location(setup.run_dir) / "checkpoints"
-    found = newest_committed(checkpoints, say)
+    found = persistently(lambda: newest_committed(checkpoints, say), setup.pretrain.storage_timeout_s)
     sweep_orphans(checkpoints)
     if found.path is None and setup.fork:
         return checkpoint_of(location(setup.fork)), True

@@ -6,6 +6,7 @@ from mlflow.tracking import MlflowClient
 
 from cluster.tracked import WORK_TAG, Tracking, tracked
 from maetrain.tracking.mlflow_tracker import PARENT_TAG, MlflowTracker, open_experiment
+from maetrain.train.wishes import Stopped
 
 
 @pytest.fixture(scope="module")
@@ -57,14 +58,19 @@ def test_other_work_gets_another_run(root: Tracking) -> None:
         assert one.run_id != two.run_id
 
 
-@pytest.mark.parametrize("error", [ValueError("broken"), KeyboardInterrupt()])
-def test_an_error_marks_the_run_failed_keeps_its_points_and_goes_on(root: Tracking, error: BaseException) -> None:
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(ValueError("broken"), "FAILED"), (KeyboardInterrupt(), "KILLED"), (Stopped("by SIGTERM"), "KILLED")],
+)
+def test_an_end_before_time_marks_the_run_keeps_its_points_and_goes_on(
+    root: Tracking, error: BaseException, status: str
+) -> None:
     work = f"broken-{type(error).__name__}"
     with pytest.raises(type(error)), tracked(root, "job", work) as tracker:
         tracker.metrics({"loss": 3.0}, 1)
         raise error
     (run,) = runs_of(root, work)
-    assert run.info.status == "FAILED" and run.data.metrics == {"loss": 3.0}
+    assert run.info.status == status and run.data.metrics == {"loss": 3.0}
     with tracked(root, "job", work):
         pass
     (run,) = runs_of(root, work)

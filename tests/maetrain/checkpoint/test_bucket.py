@@ -97,3 +97,14 @@ def test_without_its_manifest_a_checkpoint_in_a_bucket_does_not_count(checkpoint
     folder = write_checkpoint(checkpoints, 1)
     (folder / MANIFEST).unlink()
     assert newest_committed(checkpoints).path is None
+
+
+def test_a_bucket_that_does_not_answer_is_not_taken_for_damage(
+    checkpoints: Path, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (12, 13):
+        write_checkpoint(checkpoints, step)
+    with FaultyProxy(server, every(1, "500")) as proxy:
+        use_server(monkeypatch, proxy.url)
+        with pytest.raises(OSError, match="attempts failed"):
+            newest_committed(location(str(checkpoints)))

@@ -1,6 +1,6 @@
 """State leaves and enters DeepSpeed whole, and a broken-off run goes on as if nothing had happened.
 
-One process, one process group for the whole file: DeepSpeed keeps the first group it is given.
+One process with a group of its own.
 """
 
 from collections.abc import Iterable, Iterator
@@ -26,18 +26,12 @@ from maetrain.train.config import PretrainConfig, PretrainSetup
 from maetrain.train.curve import Curve
 from maetrain.train.engine import MOMENTS, Engine
 from maetrain.train.export import export_encoder, load_autoencoder
-from maetrain.train.group import RankInfo, joined_group
+from maetrain.train.group import RankInfo
 from maetrain.train.picture import rebuilt_crop
 
 from ..small import SMALL, SMALL_MAE, noise, small_setup
 
 pytestmark = pytest.mark.runs
-
-
-@pytest.fixture(scope="module")
-def who() -> Iterator[RankInfo]:
-    with joined_group() as info:
-        yield info
 
 
 # every parameter of the small network is below ZeRO 3's threshold and stays gathered; with "persistent": 0 none does

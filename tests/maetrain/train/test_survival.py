@@ -6,7 +6,7 @@ The same with several real processes is in tests/fault.
 import errno
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -22,18 +22,12 @@ from maetrain.train import saving
 from maetrain.train.config import PretrainSetup
 from maetrain.train.curve import Curve, StepInfo
 from maetrain.train.engine import Engine
-from maetrain.train.group import RankInfo, joined_group
+from maetrain.train.group import RankInfo
 from maetrain.train.wishes import Stopped, Wishes
 
 from ..small import small_setup
 
 pytestmark = pytest.mark.runs
-
-
-@pytest.fixture(scope="module")
-def who() -> Iterator[RankInfo]:
-    with joined_group() as info:
-        yield info
 
 
 def losses_of(run_dir: Path | str) -> list[float]:
