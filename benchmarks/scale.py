@@ -76,11 +76,12 @@ def plan_table(gpus: Iterable[int], seed: int) -> str:
         readers = plan.crops_per_s / n / model.loader_crops_per_s()
         hours = plan.steps * plan.step.total_s / 3600
         rate = f"{c.BASE_LEARNING_RATE * n * crops / 256:.2g}"
-        row = (n, crops, n * crops, rate, memory(n, 2, crops).device_bytes / 1e9, math.ceil(readers), every)
-        rows.append((*row, plan.step.total_s * 1e3, plan.crops_per_s, hours, *lost))
-    header = ("GPUs", "`micro_batch`", "`global_batch`", "`learning_rate`", "GPU memory, GB", "`loader_workers`")
-    times = ("step, ms", "crops/s", "hours of the run", "lost, min/day", "on preemptible nodes")
-    return table((*header, "`checkpoint_every`", *times), rows)
+        settings = (crops, n * crops, f"{plan.steps:,.0f}", rate, math.ceil(readers), every)
+        times = (plan.step.total_s * 1e3, plan.crops_per_s, hours, *lost)
+        rows.append((n, *settings, memory(n, 2, crops).device_bytes / 1e9, *times))
+    header = ("GPUs", "`micro_batch`", "`global_batch`", "`steps`", "`learning_rate`", "`loader_workers`")
+    results = ("GPU memory, GB", "step, ms", "crops/s", "hours of the run", "lost, min/day", "on preemptible nodes")
+    return table((*header, "`checkpoint_every`", *results), rows)
 
 
 def memory_table(gpus: Iterable[int]) -> str:
