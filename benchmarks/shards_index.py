@@ -16,7 +16,7 @@ from benchmarks.shards_rounds import Result, Settings, spread
 from data_shards.formats.encoding import Member
 from data_shards.formats.index import INDEX_NAME, ShardIndex, ShardInfo
 from data_shards.formats.volumes import VolumeRecord, VolumeTable
-from data_shards.order.partition import positions
+from data_shards.order.partition import step_passes
 from data_shards.order.shuffle import EpochOrder
 from data_shards.order.world import World
 from data_shards.preprocess import PreprocessConfig
@@ -89,7 +89,9 @@ def _open(folder: Path) -> Opened:
     order = EpochOrder(len(index.volumes), seed=0)
     order.at(0)
     ordered = time.perf_counter()
-    places = [[order.at(p)[1] for p in positions(0, 2, World(rank, RANKS))] for rank in range(RANKS)]
+    places = [
+        [order.at(p)[1] for p in step_passes(0, 2 * RANKS, 2, World(rank, RANKS))[0].positions] for rank in range(RANKS)
+    ]
     found = time.perf_counter()
     index.volumes.stored(places[0][0])  # the first one reads the columns
     one_read = time.perf_counter()

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 from data_shards.build import BuildConfig, build
 from data_shards.formats.index import ShardIndex
 from data_shards.synthetic import SyntheticConfig, write_archive
@@ -124,14 +126,4 @@ def forget(setup: PretrainSetup) -> None:
 
 def descendants(pid: int) -> list[int]:
     """Processes below `pid`."""
-    children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(FileNotFoundError, ProcessLookupError):
-            # the name in brackets may hold blanks
-            children.setdefault(int(stat.read_text().rpartition(")")[2].split()[1]), []).append(int(stat.parent.name))
-    found, queue = [], [pid]
-    while queue:
-        below = children.get(queue.pop(), [])
-        found += below
-        queue += below
-    return found
+    return [process.pid for process in psutil.Process(pid).children(recursive=True)]

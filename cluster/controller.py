@@ -27,7 +27,7 @@ class GroupCallback(ControllerCallback, UserCallback):
         for rank, error in sorted(worker_exceptions.items()):
             lines = str(error).strip().splitlines() or [type(error).__name__]
             # a traceback says it in its last line, a lost process in its first
-            reason = lines[-1] if "Traceback" in lines[0] or "Traceback" in str(error) else lines[0]
+            reason = lines[-1] if "Traceback" in str(error) else lines[0]
             self.desk.post.remote(f"rank {rank} ended: {reason[:200]}")
 
     def before_controller_execute_failure_decision(self, failure_decision: Any) -> None:

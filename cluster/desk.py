@@ -16,7 +16,6 @@ class _Desk:
         self.refusal: str | None = None
         self.stopped: str | None = None
         self.wish: tuple[int, str, bool] = (0, "", False)
-        self.starts = 0
         self.futile = 0  # starts since a checkpoint was committed
         self.committed_step, self.committed_at = -1, 0.0
 
@@ -48,7 +47,7 @@ class _Desk:
                 "checkpoint (cluster.max_failures): see Ray's log of the workers for what ended it"
             )
         if self.refusal is None:
-            self.starts, self.futile = self.starts + 1, self.futile + 1
+            self.futile += 1
         return self.refusal
 
     def committed(self, step: int) -> None:

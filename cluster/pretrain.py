@@ -105,12 +105,12 @@ def run_pretraining(
     try:
         with gentle_stop(lambda reason: desk.ask.remote(reason, stop=True), cluster.grace_s) as signal_number:
             training.start()
-            while training.is_alive():
+            is_running = True
+            while is_running:
                 training.join(_COLLECT_EVERY_S)
+                is_running = training.is_alive()  # asked before collecting: what came last is collected, too
                 for message in ray.get(desk.collect.remote()):
                     progress.hear(message)
-            for message in ray.get(desk.collect.remote()):
-                progress.hear(message)
             refusal, stopped = ray.get(desk.endings.remote())
     except (ray.exceptions.RayActorError, ray.exceptions.RaySystemError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]

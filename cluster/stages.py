@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from cluster.provenance import provenance
-from maetrain.checkpoint.commit import write_atomically
+from data_shards.formats.files import write_text
 from maetrain.checkpoint.fingerprint import differences, fingerprint
 
 DONE = "stage.json"
@@ -40,7 +40,7 @@ class Stage:
     def finish(self, seconds: float) -> None:
         made_by = {key: provenance()[key] for key in ("commit", "hardware")}
         done = {"inputs": self.inputs, "seconds": round(seconds, 2), "finished": time.time(), "made_by": made_by}
-        write_atomically(self.folder / DONE, json.dumps(done, indent=1))
+        write_text(self.folder / DONE, json.dumps(done, indent=1))
 
     def made_by(self) -> str:
         """Commit and hardware of the call that finished it, which a later call that keeps it may not share."""

@@ -16,10 +16,9 @@ from cluster.tracked import Tracking, tracked
 from data_shards.archive.identity import read_identity
 from data_shards.archive.layout import read_archive
 from data_shards.errors import InputError
-from data_shards.formats.files import is_remote
+from data_shards.formats.files import is_remote, write_text
 from data_shards.formats.index import ShardIndex
 from data_shards.splits import Split
-from maetrain.checkpoint.commit import write_atomically
 from maetrain.checkpoint.fingerprint import fingerprint
 from maetrain.evaluate.model_folder import load_model
 from maetrain.evaluate.scores import ScoreRow, read_scores, write_scores
@@ -65,7 +64,7 @@ def run_pretrain_verb(
     setup = make_setup(config, index, pool, out).model_copy(update=how)
     if setup_only:
         setup_only.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(setup_only, setup.model_dump_json(indent=1))
+        write_text(setup_only, setup.model_dump_json(indent=1))
         say(f"setup written; run it with: python -m maetrain.train {setup_only}")
         return
     with ray_session(address, config.cluster.object_store_mib) as resources:

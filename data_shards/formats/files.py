@@ -19,6 +19,7 @@ import pyarrow as pa
 from upath import UPath
 
 from data_shards.errors import InputError
+from data_shards.formats.remote import send
 
 
 def location(text: str | Path) -> Path:
@@ -136,7 +137,9 @@ def _upload(source: Path, path: Path) -> None:
     assert isinstance(path, UPath)
     if source.is_dir():  # an object is replaced at once, a folder keeps what isn't overwritten
         remove(path)
-    path.fs.put(str(source), path.path, recursive=source.is_dir())
+        path.fs.put(str(source), path.path, recursive=True)
+    else:
+        send(source, path)
 
 
 def _fsync_tree(path: Path) -> None:

@@ -12,14 +12,6 @@ from data_shards.errors import InputError
 from data_shards.order.world import World
 
 
-def positions(samples_seen: int, micro_batch: int, world: World) -> range:
-    """Positions of the global order that `world.rank` reads in one whole pass after `samples_seen` samples."""
-    if samples_seen < 0 or micro_batch < 1:
-        raise ValueError(f"need samples_seen >= 0 and micro_batch >= 1, got {samples_seen} and {micro_batch}")
-    first = samples_seen + world.rank * micro_batch
-    return range(first, first + micro_batch)
-
-
 @dataclass(frozen=True)
 class Pass:
     """One forward pass of one rank: `positions` of the global order, at least one.

@@ -11,7 +11,6 @@ a rank that was cut off and still lives can't write into its successor's files.
 """
 
 import hashlib
-import os
 import tempfile
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -23,8 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from data_shards.formats.files import is_remote, remove, write_bytes, write_text
-from data_shards.formats.remote import fetch, send
+from data_shards.formats.files import is_remote, published, remove, write_bytes, write_text
+from data_shards.formats.remote import fetch
 
 MANIFEST = "manifest.json"
 Model = TypeVar("Model", bound=BaseModel)
@@ -80,23 +79,6 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fsync_path(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """The file holds either its old content or all of `text`, whenever the power goes."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    fsync_path(partial)
-    partial.rename(path)
-    fsync_path(path.parent)
-
-
 def read_model(path: Path, kind: type[Model]) -> Model:
     """The value of type `kind` that a JSON file holds. ValueError says in one line which key is wrong."""
     try:
@@ -112,25 +94,12 @@ def write_rank_file(folder: Path, rank: int, tensors: dict[str, Tensor]) -> Chec
     name = f"rank-{rank:05d}.safetensors"
     keys = [key.split("|") for key in tensors if key.startswith("weight|")]
     runs = tuple((name, int(start), int(start) + tensors[f"weight|{name}|{start}"].numel()) for _, name, start in keys)
-    if not is_remote(folder):
-        _save(tensors, folder / name)
-        fsync_path(folder / name)
-        return _described(folder / name, runs)
-    with tempfile.TemporaryDirectory(prefix="maetrain-") as scratch:
-        _save(tensors, Path(scratch) / name)
-        send(Path(scratch) / name, folder / name)
-        return _described(Path(scratch) / name, runs)
-
-
-def _save(tensors: dict[str, Tensor], path: Path) -> None:
-    try:
-        save_file(tensors, path)
-    except SafetensorError as error:  # so it calls a full disk, too
-        raise OSError(f"{path}: {error}") from None
-
-
-def _described(path: Path, runs: tuple[tuple[str, int, int], ...]) -> CheckpointFile:
-    return CheckpointFile(name=path.name, bytes=path.stat().st_size, sha256=sha256_file(path), runs=runs)
+    with published(folder / name) as path:
+        try:
+            save_file(tensors, path)
+        except SafetensorError as error:  # so it calls a full disk, too
+            raise OSError(f"{folder / name}: {error}") from None
+        return CheckpointFile(name=name, bytes=path.stat().st_size, sha256=sha256_file(path), runs=runs)
 
 
 def write_text_file(folder: Path, name: str, text: str) -> CheckpointFile:

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from data_shards.errors import InputError
-from maetrain.checkpoint.commit import read_model, sha256_file, write_atomically
+from data_shards.formats.files import write_text
+from maetrain.checkpoint.commit import read_model, sha256_file
 from maetrain.checkpoint.fingerprint import differences
 from maetrain.models.config import NNFormerConfig, Triple
 from maetrain.models.segmentation import NNFormer
@@ -86,14 +87,14 @@ def write_handover(
     """`encoder_weights`: names without the "encoder." prefix. `contract`: the fields but key map and hash."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: t.contiguous() for name, t in encoder_weights.items()}, folder / WEIGHTS)
-    write_atomically(folder / POOL, json.dumps([scan.model_dump() for scan in pool], indent=1))
+    write_text(folder / POOL, json.dumps([scan.model_dump() for scan in pool], indent=1))
     handover = EncoderHandover(
         **contract,
         key_map={name: f"encoder.{name}" for name in sorted(encoder_weights)},
         weights_sha256=sha256_file(folder / WEIGHTS),
         pool_sha256=sha256_file(folder / POOL),
     )
-    write_atomically(folder / CONTRACT, handover.model_dump_json(indent=1))
+    write_text(folder / CONTRACT, handover.model_dump_json(indent=1))
     return handover
 
 

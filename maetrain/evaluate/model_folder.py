@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from data_shards.errors import InputError
+from data_shards.formats.files import write_text
 from data_shards.preprocess import PreprocessConfig
-from maetrain.checkpoint.commit import read_model, sha256_file, write_atomically
+from maetrain.checkpoint.commit import read_model, sha256_file
 from maetrain.models.config import NNFormerConfig, Triple
 from maetrain.models.segmentation import NNFormer
 
@@ -40,7 +41,7 @@ def save_model(folder: Path, network: nn.Module, contract: ModelContract) -> Non
     folder.mkdir(parents=True, exist_ok=True)
     save_file({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}, folder / WEIGHTS)
     contract = contract.model_copy(update={"weights_sha256": sha256_file(folder / WEIGHTS)})
-    write_atomically(folder / CONTRACT, contract.model_dump_json(indent=1))
+    write_text(folder / CONTRACT, contract.model_dump_json(indent=1))
 
 
 def load_model(folder: Path) -> tuple[NNFormer, ModelContract]:

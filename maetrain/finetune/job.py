@@ -15,9 +15,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from data_shards.archive.layout import ArchiveCase
+from data_shards.formats.files import write_text
 from data_shards.formats.index import ShardIndex
 from data_shards.loading.labelled import LabelledCase
-from maetrain.checkpoint.commit import write_atomically
 from maetrain.evaluate.model_folder import ModelContract, save_model
 from maetrain.evaluate.pictures import overlay
 from maetrain.evaluate.scores import ScoreRow, write_scores
@@ -76,7 +76,7 @@ def run_job(
     )
     save_model(folder / "model", trained.network, contract)
     if trained.handover:
-        write_atomically(folder / TRANSFER, trained.handover.to_json())
+        write_text(folder / TRANSFER, trained.handover.to_json())
         tracker.file(folder / TRANSFER)
     picture = folder / "overlay.png"
 
@@ -108,7 +108,7 @@ def run_job(
         seconds=time.perf_counter() - started,
         handover=trained.handover.line() if trained.handover else "",
     )
-    write_atomically(folder / RESULT, result.model_dump_json(indent=1))
+    write_text(folder / RESULT, result.model_dump_json(indent=1))
     return result
 
 

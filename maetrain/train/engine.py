@@ -165,14 +165,6 @@ class Engine:
             if self.zero_stage == 3:
                 self._share_master()
 
-    def load_full(self, tensors: dict[str, dict[str, Tensor]], updates: int) -> None:
-        """`tensors`: kind -> parameter -> full tensor, as `assemble` gives them; `updates` as for `load`."""
-        self.load(
-            lambda name: tensors["weight"][name],
-            lambda kind, name, start, stop: tensors[kind][name].flatten()[start:stop],
-            updates,
-        )
-
     def _share_master(self) -> None:
         """ZeRO 3: the parts that passes gather follow the master copy, and what was gathered before is dropped."""
         for partition, master in zip(

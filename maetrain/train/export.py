@@ -18,7 +18,7 @@ from maetrain.train.resume import checkpoint_of
 
 def load_autoencoder(run_dir: Path) -> tuple[MaskedAutoencoder, CheckpointManifest]:
     """The masked autoencoder of a run's newest checkpoint, in eval mode on the CPU."""
-    path, manifest = _newest(run_dir)
+    path, manifest = checkpoint_of(run_dir)
     setup = PretrainSetup.model_validate(manifest.config)
     network = MaskedAutoencoder(setup.model, setup.pretrain.mae)
     network.load_state_dict(_weights(path, manifest))
@@ -27,7 +27,7 @@ def load_autoencoder(run_dir: Path) -> tuple[MaskedAutoencoder, CheckpointManife
 
 def export_encoder(run_dir: Path, folder: Path) -> EncoderHandover:
     """Writes the handover of a run's newest checkpoint into `folder`."""
-    path, manifest = _newest(run_dir)
+    path, manifest = checkpoint_of(run_dir)
     setup = PretrainSetup.model_validate(manifest.config)
     index = ShardIndex.load(setup.shards)
     if index.sha256 != manifest.shard_index_sha256:
@@ -48,12 +48,6 @@ def export_encoder(run_dir: Path, folder: Path) -> EncoderHandover:
     }
     scans = [PoolScan(case=v.case, subject=v.subject, voxel_sha256=v.voxel_sha256) for v in pool]
     return write_handover(folder, weights, contract, scans)
-
-
-def _newest(run_dir: Path) -> tuple[Path, CheckpointManifest]:
-    found = checkpoint_of(run_dir)
-    assert found.path is not None and found.manifest is not None
-    return found.path, found.manifest
 
 
 def _weights(path: Path, manifest: CheckpointManifest) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from data_shards.errors import InputError
 from data_shards.formats.files import location, write_text
 from maetrain.checkpoint.commit import (
+    CheckpointManifest,
     Found,
     forget_copies,
     local_file,
@@ -92,21 +93,21 @@ def bind_run(setup: PretrainSetup, shard_index_sha256: str, who: RankInfo) -> No
         write_text(path, json.dumps(bound_settings(setup, shard_index_sha256), indent=1, sort_keys=True))
 
 
-def checkpoint_of(place: Path) -> Found:
+def checkpoint_of(place: Path) -> tuple[Path, CheckpointManifest]:
     """The newest committed checkpoint of the run in `place`, or `place` itself if it is a checkpoint.
 
     InputError where there is none whose hashes hold.
     """
     if place.name.startswith("step-"):
         try:
-            return Found(place, read_committed(place), ())
+            return place, read_committed(place)
         except ValueError as error:
             raise InputError(f"damaged checkpoint: {error}; give another one, or the run's folder") from None
     found = newest_committed(place / "checkpoints")
-    if found.path is None:
+    if found.path is None or found.manifest is None:
         why = f" ({found.skipped[0]})" if found.skipped else ""
         raise InputError(f"{place}: no committed checkpoint there{why}; give the folder of a pretraining run")
-    return found
+    return found.path, found.manifest
 
 
 def restore(
@@ -124,7 +125,7 @@ def restore(
         raise InputError(f"{found.path} belongs to a run with other settings; give another folder")
     samples_seen = manifest.samples_seen
     if is_fork:
-        _check_fork(setup, engine, found)
+        _check_fork(setup, engine, found.path, manifest)
         state = RunState(updates=state.updates, forked_from=f"{found.path} at step {manifest.step}")
         samples_seen -= samples_seen % setup.pretrain.global_batch
     texts = {f.name: local_file(found.path, f).read_text() for f in manifest.files if f.name in (CURVE, EVENTS)}
@@ -143,24 +144,21 @@ def _choose(setup: PretrainSetup, say: Callable[[str], None]) -> tuple[Found, bo
     found = persistently(lambda: newest_committed(checkpoints, say), setup.pretrain.storage_timeout_s)
     sweep_orphans(checkpoints)
     if found.path is None and setup.fork:
-        return checkpoint_of(location(setup.fork)), True
+        return Found(*checkpoint_of(location(setup.fork)), ()), True
     if found.path is None and found.skipped and step_folders(checkpoints):
         say("no checkpoint is whole: the run starts from the beginning")
     return found, False
 
 
-def _check_fork(setup: PretrainSetup, engine: Engine, found: Found) -> None:
-    assert found.manifest is not None
-    if found.manifest.tensor_shapes != engine.shapes:
-        old = PretrainSetup.model_validate(found.manifest.config)
+def _check_fork(setup: PretrainSetup, engine: Engine, path: Path, manifest: CheckpointManifest) -> None:
+    if manifest.tensor_shapes != engine.shapes:
+        old = PretrainSetup.model_validate(manifest.config)
         ours, theirs = ({"model": s.model.model_dump(mode="json"), "mae": s.pretrain.mae.model_dump(mode="json")}
                         for s in (setup, old))  # fmt: skip
         changed = "; ".join(differences(theirs, ours)) or "its parameters have other shapes"
-        raise InputError(f"--fork {found.path}: another network ({changed}): a fork goes on with the same one")
-    if found.manifest.step >= setup.pretrain.steps:
-        raise InputError(
-            f"--fork {found.path}: has done {found.manifest.step} steps; give pretrain.steps above that to go on"
-        )
+        raise InputError(f"--fork {path}: another network ({changed}): a fork goes on with the same one")
+    if manifest.step >= setup.pretrain.steps:
+        raise InputError(f"--fork {path}: has done {manifest.step} steps; give pretrain.steps above that to go on")
 
 
 def _weight(reader: RunReader, name: str, who: RankInfo) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from data_shards.errors import InputError
-from data_shards.formats.files import is_remote, location, remove, write_text
+from data_shards.formats.files import location, remove, write_text
 from maetrain.checkpoint.commit import (
     CheckpointFile,
     CheckpointManifest,
@@ -60,13 +60,24 @@ class Saver:
         say: Callable[[str], None],
         on_commit: OnCommit,
     ) -> None:
-        self.setup, self.shard_index_sha256, self.engine, self.who = setup, shard_index_sha256, engine, who
+        self.setup, self.engine, self.who = setup, engine, who
         self.attempt, self.say, self.on_commit = attempt, say, on_commit
         self.run_dir = location(setup.run_dir)
         self.last_committed = -1
         self.failures = 0  # in a row
         self._parts: Background[CheckpointFile] = Background(setup.pretrain.storage_timeout_s)
         self._commits: Background[None] = Background(setup.pretrain.storage_timeout_s)
+        self._manifest = CheckpointManifest(  # but for what changes from checkpoint to checkpoint
+            step=0,
+            samples_seen=0,
+            world_size=who.world_size,
+            shard_index_sha256=shard_index_sha256,
+            fingerprint=fingerprint(bound_settings(setup, shard_index_sha256)),
+            config=setup.model_dump(mode="json"),
+            tensor_shapes=engine.shapes,
+            state={},
+            files=(),
+        )
         self._under_way: _UnderWay | None = None
         self._is_committing = False
 
@@ -86,31 +97,12 @@ class Saver:
         """Takes a copy of all state and starts to write it. Only when idle."""
         assert self.is_idle
         folder = step_dir(self.run_dir / "checkpoints", step, self.attempt)
-        manifest = CheckpointManifest(
-            step=step,
-            samples_seen=samples_seen,
-            world_size=self.who.world_size,
-            shard_index_sha256=self.shard_index_sha256,
-            fingerprint=fingerprint(bound_settings(self.setup, self.shard_index_sha256)),
-            config=self.setup.model_dump(mode="json"),
-            tensor_shapes=self.engine.shapes,
-            state=state.model_dump(mode="json"),
-            files=(),
-        )
+        changes = {"step": step, "samples_seen": samples_seen, "state": state.model_dump(mode="json")}
+        manifest = self._manifest.model_copy(update=changes)
         texts = {CURVE: curve.text(), EVENTS: "".join(events)} if self.who.is_first else {}
         self._under_way = _UnderWay(folder, manifest, curve[max(self.last_committed, 0) :], texts)
         tensors = to_named(self.engine.save_fragments())
-        self._parts.start(lambda: self._write_part(folder, tensors))
-
-    def _write_part(self, folder: Path, tensors: dict[str, torch.Tensor]) -> CheckpointFile:
-        if not is_remote(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        try:
-            return write_rank_file(folder, self.who.rank, tensors)
-        except OSError:
-            with suppress(OSError):  # half a file on a full disk is in everybody's way
-                remove(folder / f"rank-{self.who.rank:05d}.safetensors")
-            raise
+        self._parts.start(lambda: write_rank_file(folder, self.who.rank, tensors))
 
     def flags(self) -> list[float]:
         """This rank's share of the sums that `heed` wants: part written, part failed, committed, commit failed."""

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 from .hosts import Host, Hosts, environment
 
 _STEP = re.compile(r"step-(\d+)(-.+)?")
@@ -98,7 +100,7 @@ class Run:
     def rank_pids(self) -> list[int]:
         """The ranks torchrun started, by rank; for those of Ray ask `RayCluster.rank_pids`."""
         ranks = {}
-        for pid in _descendants(self.process.pid):
+        for pid in (process.pid for process in psutil.Process(self.process.pid).children(recursive=True)):
             try:
                 words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
                 variables = dict(v.split(b"=", 1) for v in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") if v)
@@ -167,20 +169,3 @@ def curve(out: Path) -> dict[int, float]:
     losses = {point["step"]: point["loss"] for point in points}
     assert len(losses) == len(points), f"{out}: {len(points) - len(losses)} steps stand twice in the curve"
     return losses
-
-
-def _descendants(pid: int) -> list[int]:
-    children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            # the name in brackets may hold blanks
-            parent = int(stat.read_text().rpartition(")")[2].split()[1])
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        children.setdefault(parent, []).append(int(stat.parent.name))
-    found, queue = [], [pid]
-    while queue:
-        below = children.get(queue.pop(), [])
-        found += below
-        queue += below
-    return found

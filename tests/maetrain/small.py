@@ -1,6 +1,7 @@
 """Networks and settings so small that the tests of the parts take milliseconds."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,6 +12,9 @@ from maetrain.models.config import NNFormerConfig
 from maetrain.models.encoder import Encoder
 from maetrain.models.mae import MaeConfig
 from maetrain.train.config import PretrainConfig, PretrainSetup
+
+if TYPE_CHECKING:  # it brings DeepSpeed along, in whose processes dynamo is slow
+    from maetrain.train.engine import Engine
 
 SMALL = NNFormerConfig(
     embed_dim=8,
@@ -44,6 +48,15 @@ def small_setup(index: ShardIndex, run_dir: Path, **changes: object) -> Pretrain
         shards=str(index.root),
         pool_subjects=tuple(sorted({volume.subject for volume in index.volumes})),
         run_dir=str(run_dir),
+    )
+
+
+def load_full(engine: "Engine", tensors: dict[str, dict[str, Tensor]], updates: int) -> None:
+    """`tensors`: kind -> parameter -> full tensor, as `assemble` gives them."""
+    engine.load(
+        lambda name: tensors["weight"][name],
+        lambda kind, name, start, stop: tensors[kind][name].flatten()[start:stop],
+        updates,
     )
 
 

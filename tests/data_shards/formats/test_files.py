@@ -1,3 +1,6 @@
+import os
+from pathlib import Path
+
 import pytest
 
 from data_shards.formats.files import digest, published, size_bytes, write_text
@@ -26,3 +29,19 @@ def test_a_folder_s_digest_sees_names_and_content(tmp_path):
     (tmp_path / "a/four").rename(tmp_path / "a/one")
     assert digest(tmp_path / "a") == before
     assert size_bytes(tmp_path / "nothing") == -1
+
+
+def test_an_atomic_write_replaces_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file.json"
+    write_text(path, "old")
+
+    def no_power(*_: object) -> None:
+        raise OSError("no power")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", no_power)
+        with pytest.raises(OSError, match="no power"):
+            write_text(path, "new and longer")
+    assert path.read_text() == "old"
+    write_text(path, "new and longer")
+    assert path.read_text() == "new and longer" and list(tmp_path.iterdir()) == [path]

@@ -7,9 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_shards.order.partition import positions
+from data_shards.order.partition import step_passes
 from data_shards.order.shuffle import EpochOrder
 from data_shards.order.world import World
+
+
+def positions(samples_seen: int, micro: int, world: World) -> range:
+    """What a rank reads in a step of one whole pass."""
+    (only,) = step_passes(samples_seen, micro * world.size, micro, world)
+    return only.positions
 
 
 def read_by_all(num_samples: int, micro: int, size: int, num_reads: int) -> list[tuple[int, int]]:

@@ -14,7 +14,6 @@ from maetrain.checkpoint.commit import (
     step_dir,
     step_of,
     sweep_orphans,
-    write_atomically,
 )
 
 from .builders import ATTEMPT, write_checkpoint
@@ -175,19 +174,3 @@ def test_a_start_sweeps_every_folder_that_was_never_committed(tmp_path: Path) ->
     mine = write_checkpoint(tmp_path, 3, committed=False)
     sweep_orphans(tmp_path, but=[mine])
     assert steps_in(tmp_path) == [1, 3]
-
-
-def test_an_atomic_write_replaces_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "file.json"
-    write_atomically(path, "old")
-
-    def no_power(*_: object) -> None:
-        raise OSError("no power")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Path, "rename", no_power)
-        with pytest.raises(OSError, match="no power"):
-            write_atomically(path, "new and longer")
-    assert path.read_text() == "old"
-    write_atomically(path, "new and longer")
-    assert path.read_text() == "new and longer" and list(tmp_path.iterdir()) == [path]

@@ -29,7 +29,7 @@ from maetrain.train.export import export_encoder, load_autoencoder
 from maetrain.train.group import RankInfo
 from maetrain.train.picture import rebuilt_crop
 
-from ..small import SMALL, SMALL_MAE, noise, small_setup
+from ..small import SMALL, SMALL_MAE, load_full, noise, small_setup
 
 pytestmark = pytest.mark.runs
 
@@ -143,7 +143,7 @@ def test_an_engine_filled_from_fragments_goes_on_to_the_last_bit(who: RankInfo, 
     want = train(first, range(2, 5))
 
     second = make_engine(who, seed=2, **settings)
-    second.load_full(state, updates=2)
+    load_full(second, state, updates=2)
     assert train(second, range(2, 5)) == want
     assert before[0] != want[0] and all(loss == loss for loss in want)
     ends = [through_files(engine, tmp_path / f"end-{i}") for i, engine in enumerate((first, second))]
@@ -166,7 +166,7 @@ def test_an_engine_goes_back_in_the_middle_of_training(who: RankInfo, tmp_path: 
     for planted in ({}, {6: nan}):
         train(engine, [5, 6], planted)
         assert engine.skipped is bool(planted)
-        engine.load_full(state, updates=2)
+        load_full(engine, state, updates=2)
         assert train(engine, range(2, 5)) == want and not engine.skipped
 
 

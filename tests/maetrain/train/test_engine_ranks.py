@@ -25,7 +25,7 @@ from maetrain.train.config import PretrainConfig
 from maetrain.train.engine import MOMENTS, Engine
 from maetrain.train.group import RankInfo, joined_group
 
-from ..small import SMALL, SMALL_MAE, noise
+from ..small import SMALL, SMALL_MAE, load_full, noise
 
 pytestmark = pytest.mark.runs
 
@@ -123,7 +123,7 @@ class Worker:
             is_same = before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
             good = self.train(engine, range(5, 6))
             skipped_after = engine.skipped
-            engine.load_full(state_in(self.folder / name), updates=2)
+            load_full(engine, state_in(self.folder / name), updates=2)
             again = self.train(engine, range(2, 4))
             results[name] = {
                 "losses": losses,
@@ -140,7 +140,7 @@ class Worker:
         results = {}
         for saved, name in READERS[self.who.world_size]:
             engine = self.engine(name, seed=2)
-            engine.load_full(state_in(self.folder / saved), updates=2)
+            load_full(engine, state_in(self.folder / saved), updates=2)
             self.save(engine, f"{saved}-{name}-{self.who.world_size}")
             results[f"{saved} {name}"] = self.train(engine, range(2, 4))
             engine.close()

@@ -179,6 +179,7 @@ class FullDisk:
         def full(folder: Path, rank: int, tensors: dict) -> object:
             self.calls += 1
             if is_full(self.calls - 1):
+                folder.mkdir(parents=True, exist_ok=True)
                 (folder / f"rank-{rank:05d}.safetensors").write_bytes(b"half")
                 raise OSError(errno.ENOSPC, "No space left on device")
             return write(folder, rank, tensors)
