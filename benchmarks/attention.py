@@ -14,10 +14,11 @@ from collections.abc import Callable
 from math import prod
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.machine import add_write_option, append_result, check_device, describe, now_s
-from maetrain.models.attention import attend_fused, attend_written_out
+from maetrain.models.attention import attend
 from maetrain.models.sizes import CONFIGS
 from maetrain.models.windows import bias_rows, plan_windows, relative_index_TT
 
@@ -33,6 +34,14 @@ def with_bias(attend: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> Way
         return attend(q, k, v, table[index_TT].movedim(-1, 0)[None, None])
 
     return run
+
+
+def attend_fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """As `maetrain.models.attention.attend`, for a bias that all windows share: they are the batch."""
+    B, N = q.shape[:2]
+    mask = bias[0].to(q.dtype).expand(B * N, -1, -1, -1)
+    out = F.scaled_dot_product_attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), attn_mask=mask)
+    return out.view(q.shape)
 
 
 def flex_way() -> Way:
@@ -76,7 +85,7 @@ def main() -> None:
         parser.error("--batch and --repeats are whole numbers from 1")
     check_device(parser, arguments.device)
     dtype = torch.float32 if arguments.precision == "fp32" else torch.bfloat16
-    ways = {"written out": with_bias(attend_written_out), "fused": with_bias(attend_fused), "flex": flex_way()}
+    ways = {"written out": with_bias(attend), "fused": with_bias(attend_fused), "flex": flex_way()}
     lines = [
         f"## window attention, batch {arguments.batch}, {arguments.precision}, {time.strftime('%Y-%m-%d')}",
         "",

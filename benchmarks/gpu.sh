@@ -30,12 +30,14 @@ part() {  # name, seconds it may take, arguments of python -m
     tail -n 3 "$OUT/$name.log"
 }
 
-# the must-rows: visible against dense, against SwinUNETR, share of the matrix rate
-part tumor-128 150 benchmarks.model --crop 128 --batch 4 --precision bf16 --only dense visible segmentation
-part tumor-64 60 benchmarks.model --crop 64 --batch 2 --precision bf16
-part tumor-96 90 benchmarks.model --crop 96 --batch 2 --precision bf16 --only segmentation swinunetr
-part visible-full 90 benchmarks.model --crop 128 --fill-memory 0.85 --precision bf16-weights --rounds 3 --only visible
+# visible against dense and against SwinUNETR at batches that keep the GPU busy, and at one where launches take longer
+part tumor-128 150 benchmarks.model --crop 128 --batch 24 --precision bf16 --only dense visible segmentation
+part tumor-128-small 60 benchmarks.model --crop 128 --batch 4 --precision bf16 --only dense visible
+part tumor-64 60 benchmarks.model --crop 64 --batch 32 --precision bf16 --only segmentation swinunetr
+part tumor-96 90 benchmarks.model --crop 96 --batch 16 --precision bf16 --only segmentation swinunetr
+# share of the matrix rate
+part visible-full 60 benchmarks.model --crop 128 --fill-memory 0.85 --precision bf16-weights --rounds 3 --only visible
 part visible-compiled 150 benchmarks.model --crop 128 --fill-memory 0.85 --precision bf16-weights --rounds 3 --only visible --compile
-part attention 120 benchmarks.attention --precision bf16 --batch 4
+part attention 120 benchmarks.attention --precision bf16 --batch 64
 
 [ ${#failed[@]} -eq 0 ] || { echo "failed: ${failed[*]} (logs in $OUT)"; exit 1; }

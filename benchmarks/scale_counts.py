@@ -1,8 +1,7 @@
 """Counts a masked autoencoder of the Synapse variant without computing it: on torch's meta device, in a second.
 
-Counted are parameters, floating-point operations, kernels launched, and bytes kept for the backward pass. Attention is
-counted as it is written out on a CPU; the fused kernel of a GPU keeps less. Among the kernels are four a crop that draw
-the mask on the CPU: they take its time, too.
+Counted are parameters, floating-point operations, kernels launched, and bytes kept for the backward pass. Among the
+kernels are four a crop that draw the mask on the CPU: they take its time, too.
 """
 
 from typing import Any, NamedTuple

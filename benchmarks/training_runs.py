@@ -21,7 +21,8 @@ from maetrain.train.config import PretrainConfig, PretrainSetup
 from maetrain.train.curve import Curve
 
 ROOT = Path(__file__).resolve().parents[1]
-ENV = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+PYTHONPATH = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+ENV = {"OMP_NUM_THREADS": "1", "PYTHONPATH": PYTHONPATH}
 # as the console script, but of the code that is measured and not of the one that is installed
 CONSOLE = (sys.executable, "-c", "from cluster.cli import main; main()")
 

@@ -7,7 +7,6 @@ from math import prod
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maetrain.models.config import Triple
@@ -97,27 +96,11 @@ def masked(bias: Tensor, is_visible: Tensor) -> Tensor:
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """q, k, v (B, N, h, T, F), bias (1 or B, 1 or N, h, T, T) -> (B, N, h, T, F).
 
-    On a GPU by torch's fused kernel. On a CPU written out: with a bias that needs gradients torch falls back there to
-    these very products with extra passes over the logits (1.4x the time, torch 2.13).
+    Written out: windows are small, so that torch's fused kernels, which want the bias of every window laid out, take
+    longer on CPUs and on GPUs (benchmarks/attention.py, docs/decisions/0012-how-speed-is-measured.md).
     """
-    return attend_fused(q, k, v, bias) if q.is_cuda else attend_written_out(q, k, v, bias)
-
-
-def attend_written_out(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     logits = ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).add_(bias.to(q.dtype))
     return logits.softmax(-1) @ v
-
-
-def attend_fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    B, N = q.shape[:2]
-    bias = bias.to(q.dtype)
-    if bias.shape[:2] == (1, 1):  # the same for all windows: they are the batch
-        mask = bias[0].expand(B * N, -1, -1, -1)
-        out = F.scaled_dot_product_attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), attn_mask=mask)
-    else:  # one for each window: windows stand beside the heads
-        mask = bias.expand(B, N, -1, -1, -1).flatten(1, 2)
-        out = F.scaled_dot_product_attention(q.flatten(1, 2), k.flatten(1, 2), v.flatten(1, 2), attn_mask=mask)
-    return out.view(q.shape)
 
 
 class WindowAttention(nn.Module):

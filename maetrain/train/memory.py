@@ -209,7 +209,7 @@ def activation_bytes(
 ) -> int:
     """The most that forward and backward pass of one micro-batch hold at a time, without weights and gradients.
 
-    Attention is counted as CPUs compute it, with its logits written out; the fused kernel of GPUs needs less.
+    `torch.compile` needs less.
     """
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     with torch.device("meta"):

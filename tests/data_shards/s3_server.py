@@ -3,6 +3,7 @@
 import itertools
 import logging
 import os
+import random
 import socket
 import struct
 import threading
@@ -19,7 +20,8 @@ from moto.server import ThreadedMotoServer
 
 from data_shards.formats import remote
 
-Fault = Literal["500", "503", "reset", "cut", "slow", "stall", "flip"]
+Fault = Literal["500", "503", "reset", "cut", "cut upload", "slow", "stall", "flip"]
+EVERYTHING = ("GET", "ranged GET", "HEAD", "PUT", "POST", "DELETE")
 SLOW_S = 0.2
 
 
@@ -59,19 +61,35 @@ def every(n: int, *faults: Fault) -> Callable[[int], Fault | None]:
     return lambda number: faults[number // n % len(faults)] if number % n == n - 1 else None
 
 
+def some(share: float, seed: int, *faults: Fault) -> Callable[[int], Fault | None]:
+    """About `share` of the answers, drawn at random, suffer one of `faults`."""
+
+    def fault_of(number: int) -> Fault | None:
+        dice = random.Random(f"{seed} {number}")
+        return dice.choice(faults) if dice.random() < share else None
+
+    return fault_of
+
+
 class FaultyProxy:
     """Passes requests on to `target`. `fault_of(number)` says what becomes of the answer to a ranged GET, from 0 on.
 
-    With `to` other methods can be chosen: ("PUT",) are uploads.
+    With `to` other methods can be chosen: ("PUT",) are uploads, `EVERYTHING` is all; `only` those count whose path
+    has that in it.
 
-    500, 503: it is an error. reset: the connection is reset instead. cut: half of the body comes, then the end. slow:
-    it waits `SLOW_S`. stall: half of the body comes, then nothing. flip: one bit in the middle is another.
+    500, 503: it is an error. reset: the connection is reset instead. cut: half of the body comes, then the end. cut
+    upload: the connection is reset when half of the request's body is read, and the target hears nothing. slow: it
+    waits `SLOW_S`. stall: half of the body comes, then nothing. flip: one bit in the middle is another.
     """
 
     def __init__(
-        self, target: str, fault_of: Callable[[int], Fault | None], to: tuple[str, ...] = ("ranged GET",)
+        self,
+        target: str,
+        fault_of: Callable[[int], Fault | None],
+        to: tuple[str, ...] = ("ranged GET",),
+        only: str = "",
     ) -> None:
-        self.fault_of, self.to = fault_of, to
+        self.fault_of, self.to, self.only = fault_of, to, only
         self.faults: list[Fault] = []  # those that happened
         self._numbers = itertools.count()
         self._stopped = threading.Event()
@@ -112,22 +130,30 @@ def _handler(proxy: FaultyProxy, target: str) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
+        def reset(self) -> None:
+            # no lingering: the close is a reset
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+            self.close_connection = True
+
         def pass_on(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            kind = ("ranged " if self.headers.get("Range") is not None else "") + self.command
+            fault = proxy.next_fault() if kind in proxy.to and proxy.only in self.path else None
+            num_bytes = int(self.headers.get("Content-Length") or 0)
+            if fault == "cut upload":
+                self.rfile.read(num_bytes // 2)
+                self.reset()
+                return
+            body = self.rfile.read(num_bytes)
             upstream = HTTPConnection(target, timeout=30)
             upstream.request(self.command, self.path, body, dict(self.headers))
             answer = upstream.getresponse()
             content = answer.read()
             upstream.close()
-            kind = ("ranged " if self.headers.get("Range") is not None else "") + self.command
-            fault = proxy.next_fault() if kind in proxy.to else None
             if fault == "reset":
-                # no lingering: the close is a reset
-                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                self.connection.close()
-                self.close_connection = True
+                self.reset()
                 return
-            if fault in ("500", "503"):
+            if fault in ("500", "503") and self.command != "HEAD":
                 code = {"500": "InternalError", "503": "SlowDown"}[fault]
                 content = f"<Error><Code>{code}</Code><Message>planted</Message></Error>".encode()
             if fault == "slow":

@@ -70,17 +70,11 @@ class Run:
 
     def committed(self) -> dict[str, int]:
         """Every committed checkpoint's folder, with the time of its manifest in nanoseconds."""
-        found = {}
-        for manifest in (self.out / "checkpoints").glob("step-*/manifest.json"):
-            try:
-                found[manifest.parent.name] = manifest.stat().st_mtime_ns
-            except FileNotFoundError:  # taken away between listing and looking
-                continue
-        return found
+        return committed(self.out)
 
     def step(self) -> int:
         """Of the newest committed checkpoint; -1 before the first."""
-        return max((step_of(name) for name in self.committed()), default=-1)
+        return newest_step(self.out)
 
     def reach(self, step: int, timeout_s: float = 180) -> int:
         """Waits until a checkpoint of `step` or later is committed; returns its step."""
@@ -109,6 +103,22 @@ class Run:
             if b"maetrain.train" in words and b"RANK" in variables:
                 ranks[int(variables[b"RANK"])] = pid
         return [ranks[rank] for rank in sorted(ranks)]
+
+
+def committed(out: Path) -> dict[str, int]:
+    """Every committed checkpoint's folder, with the time of its manifest in nanoseconds."""
+    found = {}
+    for manifest in (out / "checkpoints").glob("step-*/manifest.json"):
+        try:
+            found[manifest.parent.name] = manifest.stat().st_mtime_ns
+        except FileNotFoundError:  # taken away between listing and looking
+            continue
+    return found
+
+
+def newest_step(out: Path) -> int:
+    """Of the newest committed checkpoint; -1 before the first."""
+    return max((step_of(name) for name in committed(out)), default=-1)
 
 
 def step_of(folder: str) -> int:

@@ -1,4 +1,4 @@
-"""A line to a server on this machine that can be cut and mended, and that tells of uploads under way."""
+"""A line to a server on this machine that fails in the ways networks do, and that tells of uploads under way."""
 
 import socket
 import threading
@@ -18,17 +18,19 @@ class Line:
         self.target, self.on_upload = (host, int(port)), on_upload
         self.refused = 0  # connections, while the line was cut
         self._open: set[socket.socket] = set()
-        self._is_cut = False
+        self._is_cut = self._is_hung = False
+        self._is_over = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._port = self._listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self._port}"
 
     def __enter__(self) -> "Line":
-        threading.Thread(target=self._accept, daemon=True).start()
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.cut()
-        self._listener.close()
+        self._is_over.set()
+        self.refuse()
 
     def cut(self) -> None:
         """All connections end now, and each new one at once."""
@@ -37,15 +39,32 @@ class Line:
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
 
-    def mend(self) -> None:
-        self._is_cut = False
+    def refuse(self) -> None:
+        """All connections end now and nobody listens, as when the server has stopped."""
+        self.cut()
+        with suppress(OSError):  # wakes the thread that accepts; to close alone would leave it the port
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
 
-    def _accept(self) -> None:
+    def hang(self) -> None:
+        """Connections stay and new ones are made, but nothing comes through; what was under way stays lost."""
+        self._is_hung = True
+
+    def mend(self) -> None:
+        self._is_cut = self._is_hung = False
+        if self._listener.fileno() < 0:
+            self._listener = socket.create_server(("127.0.0.1", self._port))
+            threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def _accept(self, listener: socket.socket) -> None:
         while True:
             try:
-                near, _ = self._listener.accept()
+                near, _ = listener.accept()
             except OSError:
                 return
+            if self._is_hung:
+                self._open.add(near)
+                continue
             if self._is_cut:
                 self.refused += 1
                 near.close()
@@ -59,6 +78,9 @@ class Line:
         upload = ""
         with suppress(OSError):
             while chunk := source.recv(2**16):
+                if self._is_hung:
+                    self._is_over.wait()
+                    break
                 if is_up and chunk.startswith(b"PUT "):
                     upload = chunk.split(b"\r\n", 1)[0].decode()
                     head, blank, chunk = chunk.partition(b"\r\n\r\n")

@@ -74,9 +74,9 @@ class RayCluster:
 
     def start(self) -> None:
         """Head and nodes; returns when all have joined."""
-        starts = [self._begin(0, ["--head", f"--port={PORT}", "--include-dashboard=false"])]
+        starts = [self._begin(0)]
         self._wait_for_head(starts[0])
-        starts += [self._begin(i, [f"--address={self.address}"]) for i in range(1, len(self.hosts))]
+        starts += [self._begin(i) for i in range(1, len(self.hosts))]
         for start in starts:
             self._finish(start)
 
@@ -98,7 +98,7 @@ class RayCluster:
     def restart_node(self, i: int) -> None:
         """A new node on the host of a dead one."""
         self.hosts[i].kill()
-        self._ray_start(i, [f"--address={self.address}"])
+        self._finish(self._begin(i))
 
     def kill_head(self, but: Collection[int] = ()) -> None:
         """The first host's Ray, its ranks too, but not the process groups `but` (those of drivers there)."""
@@ -131,18 +131,20 @@ class RayCluster:
         hosts = self.hosts.hosts if i is None else [self.hosts[i]]
         return [pid for host in hosts for pid in host.pids() if "RayTrainWorker" in _words(pid)]
 
-    def _ray_start(self, i: int, words: Sequence[str]) -> None:
-        self._finish(self._begin(i, words))
+    def begin(self, i: int) -> subprocess.Popen:
+        """Begins to start the head (0) or node i, and does not wait: it has joined when this ends with 0."""
+        return self._begin(i)[2]
 
-    def _begin(self, i: int, words: Sequence[str]) -> tuple[int, Path, subprocess.Popen]:
+    def _begin(self, i: int) -> tuple[int, Path, subprocess.Popen]:
         number = next(self._starts)
         log = self.hosts.folder / f"start{number}.log"
+        role = [f"--address={self.address}"] if i else ["--head", f"--port={PORT}", "--include-dashboard=false"]
         ray = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--node-ip-address={self.hosts[i].address}"]
         ray += [f"--num-cpus={self.cpus[i]}", "--num-gpus=0", f"--object-store-memory={80 * 2**20}"]
         ray += ["--disable-usage-stats", "--include-log-monitor=false", f"--temp-dir={self.hosts.folder}/{number}"]
         with log.open("w") as file:
             process = self.hosts[i].popen(
-                [*ray, *words], env=environment(self.env), stdin=subprocess.DEVNULL, stdout=file, stderr=file
+                [*ray, *role], env=environment(self.env), stdin=subprocess.DEVNULL, stdout=file, stderr=file
             )
         return i, log, process
 
