@@ -5,7 +5,7 @@
 #
 # WHEELS: wheels of what that machine lacks, besides torch: monai, pydantic, pydantic_core, annotated_types,
 # typing_inspection, typing_extensions, safetensors (`pip download --no-deps` fetches them). Ray, DeepSpeed, MLflow and
-# zarr are not needed. OUT gets model-gpu.md and one log a part; the whole takes about eight minutes. A part that fails
+# zarr are not needed. OUT gets model-gpu.md and one log a part; the whole takes about six minutes. A part that fails
 # says so at the end, and the others still run.
 set -uo pipefail
 cd "$(dirname "$0")/.."

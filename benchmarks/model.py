@@ -162,7 +162,7 @@ def table(rows: list[Row], rate: float) -> list[str]:
             f"| {row.peak / 2**30:.2f} | {row.flops / step_s / rate:.0%} |"
         )
     by_name = {row.case.name: row for row in rows}
-    lines += ["", "Ratios per round, median (lowest-highest):", ""]
+    found = []
     for slow, fast, passes in (
         ("dense", "visible", False),
         ("segmentation", "maevit", True),
@@ -170,10 +170,10 @@ def table(rows: list[Row], rate: float) -> list[str]:
     ):
         if slow in by_name and fast in by_name:
             what = "forward + backward" if passes else "step"
-            lines.append(f"- {slow} / {fast}, {what}: {ratios(by_name[slow], by_name[fast], passes)}")
+            found.append(f"- {slow} / {fast}, {what}: {ratios(by_name[slow], by_name[fast], passes)}")
     if "dense" in by_name and "visible" in by_name:
-        lines.append(f"- memory of a step, visible / dense: {by_name['visible'].peak / by_name['dense'].peak:.0%}")
-    return lines
+        found.append(f"- memory of a step, visible / dense: {by_name['visible'].peak / by_name['dense'].peak:.0%}")
+    return [*lines, *(["", "Ratios per round, median (lowest-highest):", "", *found] if found else [])]
 
 
 def main() -> None:

@@ -33,7 +33,7 @@ from maetrain.recipes.load import load_recipe
 from maetrain.report.statistics import arm_curve, compare
 from maetrain.tracking.tracker import NullTracker
 from maetrain.train.config import PretrainSetup
-from maetrain.train.curve import StepInfo
+from maetrain.train.curve import Curve, StepInfo
 from maetrain.train.export import export_encoder
 from maetrain.train.group import RankInfo, joined_group
 from maetrain.train.pretrain import pretrain
@@ -60,11 +60,11 @@ def pretrained(
                 f"{mode}: step {info.step}/{config.pretrain.steps} loss {info.loss:.4f} {info.step_s:.2f} s", flush=True
             )
 
-    curve = pretrain(setup, who, say)
+    pretrain(setup, who, say)
     handover = out / mode / "handover"
     if not (handover / CONTRACT).is_file():  # written last
         export_encoder(out / mode, handover)
-    speeds = [point.volumes_per_s for point in curve]  # none after 0 steps
+    speeds = [point.volumes_per_s for point in Curve.load(out / mode / "curve.jsonl")]  # none after 0 steps
     return handover, config.pretrain.global_batch / statistics.median(speeds) if speeds else math.nan
 
 

@@ -29,7 +29,9 @@ def _known(kind: Kind, what: str, value: float, unit: str, source: str) -> float
     return value
 
 
-_SHARDS, _MODEL, _CONTROL = "shards-cpu.md", "model-cpu.md", "scale.md, second run"  # in benchmarks/results/
+# in benchmarks/results/
+_SHARDS, _MODEL, _GPU = "shards-cpu.md", "model-cpu.md", "model-gpu.md"
+_CONTROL, _CURVE = "scale.md, second run", "scale.md, third run"
 
 # voxels of a 128^3 crop by what one of the two loader workers reads a second
 LOADER_VOXELS_PER_S = _known(
@@ -73,10 +75,20 @@ COMMIT_S = _known("measured", "write the manifest, 1024 files and 100,000 person
 MANIFEST_S = _known("measured", "read and send that manifest, sort its runs", 0.05791, "s", _CONTROL)
 DESCRIPTION_S = _known("measured", "take in the description of a rank file", 5.19e-6, "s/file", _CONTROL)
 FRESH_COPY_BYTES_PER_S = _known("measured", "copy to new host memory", 1.785e9, "bytes/s and rank", _CONTROL)
-CURVE_TEXT_S = _known("measured", "join the curve's lines", 2.448e-7, "s/step", _CONTROL)
-CURVE_PARSE_S = _known("measured", "read the curve's lines", 1.932e-5, "s/step", _CONTROL)
+CURVE_TEXT_S = _known("measured", "join the curve's lines", 4.742e-7, "s/step", _CURVE)
+CURVE_LINES_S = _known("measured", "cut the curve into lines", 9.634e-7, "s/step", _CURVE)
 METRICS_S = _known("measured", "Ray's metrics, first rank, every step", 2.631e-5, "s/step", _CONTROL)
 POST_S = _known("measured", "a message to the driver", 2.171e-4, "s", _CONTROL)
+
+# of the peak below; the last is what a better kernel for each part could give
+MFUS = (0.048, 0.087, 0.25)
+MFU = _known(
+    "measured",
+    "model FLOP utilisation, one H100, eager (compiled: 0.087)",
+    MFUS[0],
+    "",
+    f"{_GPU}: Tumor variant, 128^3, 17.8 TFLOP in 0.374 s (0.207 s)",
+)
 
 GPUS_PER_NODE = int(_known("document", "GPUs a node", 8, "", "NVIDIA DGX H100 user guide"))
 PEAK_FLOPS_PER_S = _known("document", "H100 SXM, bf16, dense", 989e12, "FLOP/s", "NVIDIA H100 datasheet")
@@ -123,9 +135,13 @@ FIRST_BYTE_S = _known(
     "Amazon S3 user guide, Optimizing performance: 100 to 200 milliseconds",
 )
 
-MFUS = (0.15, 0.25, 0.35)
-MFU = _known("assumed", "model FLOP utilisation (also 0.15, 0.35)", MFUS[1], "", "no GPU was available to this project")
-LAUNCH_S = _known("assumed", "CPU time a launched kernel, eager", 10e-6, "s", "none; torch.compile makes it less")
+LAUNCH_S = _known(
+    "assumed",
+    "CPU time a launched kernel, eager",
+    10e-6,
+    "s",
+    f"none; 33e-6 on a virtual machine ({_GPU}, batch 4: 38 ms, 1146 kernels); torch.compile makes it less",
+)
 NET_EFFICIENCY = _known("assumed", "share of a link that collectives use", 0.8, "", "none")
 HOP_S = _known("assumed", "latency a ring hop", 5e-6, "s", "none")
 CUDA_PROCESS_BYTES = _known(

@@ -1,6 +1,6 @@
 """What one size needs, beside what there is: the nominal plan of a size, and its limits.
 
-Nominal: MFU 0.25, eager launches, 400 Gb/s a GPU, 2 crops a GPU, ZeRO 2, a checkpoint at the run's end, when the curve
+Nominal: MFU as measured, eager, 400 Gb/s a GPU, 2 crops a GPU, ZeRO 2, a checkpoint at the run's end, when the curve
 is longest.
 """
 

@@ -43,7 +43,6 @@ def stall_s(size: Size) -> dict[str, float]:
     gathered_s = size.gpus * (c.DESCRIPTION_S + c.LAUNCH_S) + 2 * model.gather_s(0, size.gpus, c.FAST_NET_BYTES_PER_S)
     return {
         "copy": copied_s,
-        "curve": size.steps * c.CURVE_TEXT_S,
         "files' descriptions": gathered_s if size.gpus > 1 else 0.0,
     }
 
@@ -54,7 +53,9 @@ def store_s(size: Size) -> dict[str, float]:
         "write": size.read_s(size.state_bytes) + size.files / c.FILES_PER_S + c.RANK_FILE_S,
         "hash": size.state_bytes / size.gpus / c.HASH_BYTES_PER_S,
         # the curve goes into the checkpoint and beside it
-        "curve and manifest": c.COMMIT_S + size.curve_bytes * (2 / c.NODE_STORAGE_BYTES_PER_S + 1 / c.HASH_BYTES_PER_S),
+        "curve and manifest": c.COMMIT_S
+        + size.steps * c.CURVE_TEXT_S
+        + size.curve_bytes * (2 / c.NODE_STORAGE_BYTES_PER_S + 1 / c.HASH_BYTES_PER_S),
         "remove the old one": size.files * c.REMOVE_S,
     }
 
@@ -76,9 +77,8 @@ def resume_s(size: Size) -> dict[str, float]:
         "every rank reads its runs": size.read_s(size.state_bytes)
         + size.state_bytes / size.gpus / c.ASSEMBLE_BYTES_PER_S
         + 3 * (in_all / c.OPENS_PER_S + max(map(len, runs)) * c.OPEN_S),
-        "every rank reads the curve": size.read_s(size.gpus * size.curve_bytes)
-        + size.steps * c.CURVE_PARSE_S
-        + 2 * size.gpus / c.OPENS_PER_S,
+        # and writes the copy beside the checkpoints
+        "first rank reads the curve": size.steps * c.CURVE_LINES_S + 2 * size.curve_bytes / c.NODE_STORAGE_BYTES_PER_S,
     }
 
 

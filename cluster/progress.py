@@ -13,9 +13,8 @@ from ray.util.metrics import Gauge
 
 from cluster.console import Bar, console, say
 from maetrain.tracking.tracker import Tracker
-from maetrain.train.curve import StepInfo
+from maetrain.train.curve import StepInfo, log_spacing
 
-MOST_POINTS = 5000  # of a series in MLflow: its UI slows down above 10 000
 _BAR_EVERY_S = 0.2
 
 
@@ -46,7 +45,7 @@ class Progress:
     """On the driver. `log_every`: steps between logged points, more where a run is so long that they were too many."""
 
     def __init__(self, steps: int, log_every: int, bar: Bar, tracker: Tracker) -> None:
-        self.steps, self.log_every = steps, max(log_every, -(-steps // MOST_POINTS))
+        self.steps, self.log_every = steps, log_spacing(steps, log_every)
         self.bar, self.tracker = bar, tracker
         self.last_logged = tracker.last_step("loss")
         bar.start(steps)

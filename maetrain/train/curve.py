@@ -6,9 +6,12 @@ the checkpoints: report and tracker need no server.
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
+
+MOST_POINTS = 5000  # of a series in the experiment tracker: MLflow's pages slow down above 10 000
 
 
 class StepInfo(NamedTuple):
@@ -38,15 +41,7 @@ class StepInfo(NamedTuple):
 
 
 class Curve(list[StepInfo]):
-    """Points in order of steps. Their text grows with them: a checkpoint of a long run must not wait for it."""
-
-    def __init__(self, points: Iterable[StepInfo] = ()) -> None:
-        super().__init__(points)
-        self._lines = [point.line() for point in self]
-
-    def append(self, point: StepInfo) -> None:
-        super().append(point)
-        self._lines.append(point.line())
+    """A whole one: points in order of steps, from the first."""
 
     @classmethod
     def parse(cls, text: str) -> "Curve":
@@ -63,4 +58,45 @@ class Curve(list[StepInfo]):
         return cls.parse(path.read_text()) if path.is_file() else cls()
 
     def text(self) -> str:
-        return "".join(self._lines)
+        return "".join(point.line() for point in self)
+
+
+class RunningCurve:
+    """What a run that goes on holds of its curve: every rank the last `window` points, the first one more.
+
+    `lines`, on the first rank: a line for every step so far. There `points` are also all those since the last commit.
+    """
+
+    def __init__(self, window: int, points: Sequence[StepInfo] = (), lines: list[str] | None = None) -> None:
+        self.window, self.points, self.lines = window, list(points), lines
+
+    def append(self, point: StepInfo) -> None:
+        self.points.append(point)
+        if self.lines is None:
+            del self.points[: -self.window]
+        else:
+            self.lines.append(point.line())
+
+    def points_after(self, step: int) -> list[StepInfo]:
+        return [point for point in self.points if point.step > step]
+
+    def committed(self, step: int) -> None:
+        """Lets go of what neither the next commit nor the window needs."""
+        told = sum(point.step <= step for point in self.points)
+        del self.points[: max(0, min(told, len(self.points) - self.window))]
+
+
+def first_lines(lines: Sequence[str], count: int) -> str:
+    """The text of the first `count`; other threads may append more meanwhile."""
+    return "".join(islice(lines, count))
+
+
+def log_spacing(steps: int, log_every: int) -> int:
+    """Steps between points in the experiment tracker: `log_every`, more where that would be too many of them."""
+    return max(log_every, -(-steps // MOST_POINTS))
+
+
+def points_at(lines: Sequence[str], every: int) -> Curve:
+    """Of a curve's lines, one a step from 1: every `every`-th point, and the last."""
+    chosen = [*lines[every - 1 :: every], *(lines[-1:] if len(lines) % every else [])]
+    return Curve.parse("".join(chosen))

@@ -24,7 +24,7 @@ from data_shards.order.world import World
 from maetrain.models.mae import MaskedAutoencoder
 from maetrain.train.comm_clock import CommClock, comm_clock
 from maetrain.train.config import PretrainSetup
-from maetrain.train.curve import Curve, StepInfo
+from maetrain.train.curve import RunningCurve, StepInfo
 from maetrain.train.engine import Engine
 from maetrain.train.events import SeenPass, event_line, named, passes_of_all, suspects
 from maetrain.train.group import RankInfo, from_first, memory_in_use, sums_over_ranks
@@ -55,13 +55,14 @@ def pretrain(
     say: Callable[[str], None] = lambda _: None,
     on_commit: OnCommit = lambda _step, _points: None,
     wishes: Wishes | None = None,
-) -> Curve:
-    """Runs, or goes on with, the run in `setup.run_dir`; returns the loss curve.
+) -> None:
+    """Runs, or goes on with, the run in `setup.run_dir`; its loss curve is curve.jsonl there.
 
     The first rank alone calls `on_step` (each step), `say` and `on_commit` (a committed step, and the points of the
-    curve since the one before; at a start, all points up to where it goes on). `wishes` is how the outside asks for a
-    checkpoint or a stop. Raises InputError for settings that don't fit the data, the memory or the run in `run_dir`,
-    for losses that stay non-finite and for storage that takes no checkpoints, Stopped after a stop wished for.
+    curve since the one before; at a start, those that an experiment tracker wants, up to where it goes on). `wishes` is
+    how the outside asks for a checkpoint or a stop. Raises InputError for settings that don't fit the data, the memory
+    or the run in `run_dir`, for losses that stay non-finite and for storage that takes no checkpoints, Stopped after a
+    stop wished for.
     """
     config, run_dir = setup.pretrain, location(setup.run_dir)
     index = ShardIndex.load(setup.shards)
@@ -86,7 +87,7 @@ def pretrain(
         engine = Engine(MaskedAutoencoder(setup.model, config.mae), config, who)
         saver = Saver(setup, index.sha256, engine, who, attempt, say, on_commit)
         loop = _Loop(setup, who, index, pool, engine, saver, wishes or Wishes(), clock, on_step, say, alive, traced)
-        return loop.run()
+        loop.run()
 
 
 def _nothing(_: str) -> None:
@@ -116,9 +117,9 @@ class _Loop:
         self.on_step, self.say, self.alive, self.traced = on_step, say, alive, traced
         self.accumulation = self.config.accumulation(who.world_size)
         self.num_replaced = 0
-        self.curve, self.events = Curve(), list[str]()
+        self.curve, self.events = RunningCurve(SPIKE_WINDOW), list[str]()
 
-    def run(self) -> Curve:
+    def run(self) -> None:
         place = self._restore()
         tracker_run_id = self.setup.tracker_run_id or place.state.tracker_run_id
         start = {"num_starts": place.state.num_starts + 1, "tracker_run_id": tracker_run_id}
@@ -129,12 +130,12 @@ class _Loop:
             place = self._restore()
             self.events = events
             self.watch.back_at(place.state)
-        return self.curve
 
     def _restore(self) -> Restored:
         """Where the run stands: its own newest checkpoint, or else its beginning, which is saved at once."""
         restored = restore(self.setup, self.engine, self.index.sha256, self.who, self.say)
-        place = restored or Restored(0, 0, RunState(), Curve(), [])
+        start = RunningCurve(SPIKE_WINDOW, lines=[] if self.who.is_first else None)
+        place = restored or Restored(0, 0, RunState(), start, [])
         self.curve, self.events = place.curve, place.events
         if restored is not None and not restored.is_fork:
             self.saver.go_on_from(place.step, place.curve)
@@ -246,7 +247,7 @@ class _Loop:
     def _look_at(self, info: StepInfo, mine: list[SeenPass]) -> None:
         """Notes a skipped step or a spike with the cases in it."""
         skipped = self.engine.skipped
-        before = [point.loss for point in self.curve[-SPIKE_WINDOW:] if math.isfinite(point.loss)]
+        before = [point.loss for point in self.curve.points[-SPIKE_WINDOW:] if math.isfinite(point.loss)]
         if not skipped and not is_spike(info.loss, before, self.config.spike_mads):
             return
         cases = suspects(passes_of_all(mine, self.who), skipped)

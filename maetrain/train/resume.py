@@ -2,7 +2,7 @@
 
 The first rank chooses the checkpoint and checks every file of it. The weights come from it by broadcast; of AdamW's
 state each rank reads the runs of elements it will hold, so storage gives out a checkpoint about twice, whatever the
-number of ranks.
+number of ranks. The curve is the first rank's; the others hear of its end.
 """
 
 import json
@@ -30,10 +30,11 @@ from maetrain.checkpoint.fingerprint import differences, fingerprint
 from maetrain.checkpoint.fragments import RunReader
 from maetrain.checkpoint.writer import persistently
 from maetrain.train.config import PretrainSetup
-from maetrain.train.curve import Curve
+from maetrain.train.curve import Curve, RunningCurve
 from maetrain.train.engine import Engine
 from maetrain.train.group import RankInfo, barrier, from_first
 from maetrain.train.state import RunState
+from maetrain.train.watch import SPIKE_WINDOW
 
 RUN = "run.json"
 CURVE, EVENTS = "curve.jsonl", "events.jsonl"
@@ -53,7 +54,7 @@ class Restored(NamedTuple):
     step: int
     samples_seen: int
     state: RunState
-    curve: Curve
+    curve: RunningCurve
     events: list[str]
     is_fork: bool = False
 
@@ -128,14 +129,25 @@ def restore(
         _check_fork(setup, engine, found.path, manifest)
         state = RunState(updates=state.updates, forked_from=f"{found.path} at step {manifest.step}")
         samples_seen -= samples_seen % setup.pretrain.global_batch
-    texts = {f.name: local_file(found.path, f).read_text() for f in manifest.files if f.name in (CURVE, EVENTS)}
+    lines, recent, events = _read_curve(found.path, manifest) if who.is_first else ([], Curve(), [])
+    recent, events = from_first((recent, events), who)
     reader = RunReader(found.path, manifest)
     engine.load(lambda name: _weight(reader, name, who), reader.run, state.updates)
     if manifest.step > 0:
         say(f"{'forked' if is_fork else 'resumed'} at step {manifest.step} from {found.path}")
     forget_copies()
-    events = texts.get(EVENTS, "").splitlines(keepends=True)
-    return Restored(manifest.step, samples_seen, state, Curve.parse(texts.get(CURVE, "")), events, is_fork)
+    curve = RunningCurve(SPIKE_WINDOW, recent, lines if who.is_first else None)
+    return Restored(manifest.step, samples_seen, state, curve, events, is_fork)
+
+
+def _read_curve(folder: Path, manifest: CheckpointManifest) -> tuple[list[str], Curve, list[str]]:
+    """All lines of the curve, its last points, and the events."""
+    files = {file.name: file for file in manifest.files}
+    curve, events = (
+        local_file(folder, files[name]).read_text().splitlines(keepends=True) if name in files else []
+        for name in (CURVE, EVENTS)
+    )
+    return curve, Curve.parse("".join(curve[-SPIKE_WINDOW:])), events
 
 
 def _choose(setup: PretrainSetup, say: Callable[[str], None]) -> tuple[Found, bool]:

@@ -29,7 +29,7 @@ from maetrain.checkpoint.fingerprint import fingerprint
 from maetrain.checkpoint.fragments import to_named
 from maetrain.checkpoint.writer import Background
 from maetrain.train.config import PretrainSetup
-from maetrain.train.curve import Curve, StepInfo
+from maetrain.train.curve import RunningCurve, StepInfo, first_lines, log_spacing, points_at
 from maetrain.train.engine import Engine
 from maetrain.train.group import RankInfo, sums_over_ranks
 from maetrain.train.resume import CURVE, EVENTS, bound_settings
@@ -43,12 +43,12 @@ OnCommit = Callable[[int, Sequence[StepInfo]], None]
 class _UnderWay:
     folder: Path
     manifest: CheckpointManifest  # without its files
-    curve: list[StepInfo]
-    texts: dict[str, str]
+    curve: RunningCurve
+    events: str
 
 
 class Saver:
-    """`on_commit`, on the first rank: a step, and the points of the curve since the checkpoint before."""
+    """`on_commit`, on the first rank: a step, and the points of the curve that `pretrain` says."""
 
     def __init__(
         self,
@@ -85,22 +85,22 @@ class Saver:
     def is_idle(self) -> bool:
         return self._under_way is None
 
-    def go_on_from(self, step: int, curve: Curve) -> None:
+    def go_on_from(self, step: int, curve: RunningCurve) -> None:
         """`step` is committed, by an earlier start or before the run went back to it."""
         self.last_committed = step
-        if self.who.is_first:
+        if curve.lines is not None:
             with suppress(OSError):  # that start may have ended between the commit and the copy
-                write_text(self.run_dir / CURVE, curve.text())
-            self.on_commit(step, curve)
+                write_text(self.run_dir / CURVE, "".join(curve.lines))
+            config = self.setup.pretrain
+            self.on_commit(step, points_at(curve.lines, log_spacing(config.steps, config.log_every)))
 
-    def begin(self, step: int, samples_seen: int, state: RunState, curve: Curve, events: Sequence[str]) -> None:
+    def begin(self, step: int, samples_seen: int, state: RunState, curve: RunningCurve, events: Sequence[str]) -> None:
         """Takes a copy of all state and starts to write it. Only when idle."""
         assert self.is_idle
         folder = step_dir(self.run_dir / "checkpoints", step, self.attempt)
         changes = {"step": step, "samples_seen": samples_seen, "state": state.model_dump(mode="json")}
         manifest = self._manifest.model_copy(update=changes)
-        texts = {CURVE: curve.text(), EVENTS: "".join(events)} if self.who.is_first else {}
-        self._under_way = _UnderWay(folder, manifest, curve[max(self.last_committed, 0) :], texts)
+        self._under_way = _UnderWay(folder, manifest, curve, "".join(events))
         tensors = to_named(self.engine.save_fragments())
         self._parts.start(lambda: write_rank_file(folder, self.who.rank, tensors))
 
@@ -142,20 +142,24 @@ class Saver:
 
     def _commit(self, under_way: _UnderWay, manifest: CheckpointManifest) -> None:
         """In rank 0's thread."""
-        folder = under_way.folder
-        texts = tuple(write_text_file(folder, name, text) for name, text in under_way.texts.items())
-        commit(folder, manifest.model_copy(update={"files": (*manifest.files, *texts)}))
+        folder, lines = under_way.folder, under_way.curve.lines
+        assert lines is not None
+        texts = {CURVE: first_lines(lines, manifest.step), EVENTS: under_way.events}
+        written = tuple(write_text_file(folder, name, text) for name, text in texts.items())
+        commit(folder, manifest.model_copy(update={"files": (*manifest.files, *written)}))
         with suppress(OSError):  # a copy, and tidying: the next checkpoint does both again
-            for name, text in under_way.texts.items():
+            for name, text in texts.items():
                 write_text(self.run_dir / name, text)
             retain(folder.parent, self.setup.pretrain.keep_checkpoints, newest=folder)
 
     def _finish(self, done: _UnderWay) -> None:
+        step = done.manifest.step
         if self.who.is_first:
             self._commits.take()
-            self.on_commit(done.manifest.step, done.curve)
+            self.on_commit(step, [p for p in done.curve.points_after(self.last_committed) if p.step <= step])
+        done.curve.committed(step)
         self._under_way, self._is_committing = None, False
-        self.last_committed, self.failures = done.manifest.step, 0
+        self.last_committed, self.failures = step, 0
 
     def _give_up(self, failed: _UnderWay) -> None:
         background = self._commits if self._is_committing else self._parts

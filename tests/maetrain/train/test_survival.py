@@ -69,7 +69,8 @@ def test_a_step_with_a_nan_is_skipped_counted_and_named(
     Poison(monkeypatch, lambda count, _: count == 9)  # two micro-batches a step: the second of step 5
     heard: list[str] = []
     setup = small_setup(small_index, tmp_path, steps=8, checkpoint_every=4)
-    curve = loop.pretrain(setup, who, say=heard.append)
+    loop.pretrain(setup, who, say=heard.append)
+    curve = Curve.load(tmp_path / "curve.jsonl")
     assert [point.step for point in curve if not math.isfinite(point.loss)] == [5]
     assert [point.num_skipped for point in curve] == [0, 0, 0, 0, 1, 1, 1, 1]
     (event,) = (json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines())
@@ -156,7 +157,7 @@ def test_each_committed_step_is_told_once_over_restarts(
         if info.step == 8:
             raise Crash
 
-    setup = small_setup(small_index, tmp_path, steps=12, checkpoint_every=3)
+    setup = small_setup(small_index, tmp_path, steps=12, checkpoint_every=3, log_every=1)
     with pytest.raises(Crash):
         loop.pretrain(setup, who, crash, on_commit=on_commit)
     first = told.copy()
