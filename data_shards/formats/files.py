@@ -19,7 +19,7 @@ import pyarrow as pa
 from upath import UPath
 
 from data_shards.errors import InputError
-from data_shards.formats.remote import send
+from data_shards.formats.remote import ask, send
 
 
 def location(text: str | Path) -> Path:
@@ -94,6 +94,34 @@ def write_bytes(path: Path, content: bytes | pa.Buffer) -> None:
         file.write(content)
 
 
+def is_there(path: Path) -> bool:
+    """Whether `path` is a file. OSError where the storage doesn't say: a bucket's own `is_file` is False then, too."""
+    if not is_remote(path):
+        return path.is_file()
+    try:
+        return bool(ask(path, "_info", path.path)["type"] == "file")  # type: ignore[attr-defined]
+    except FileNotFoundError:
+        return False
+
+
+def listed(folder: Path) -> list[Path]:
+    """What lies in `folder`; nothing where there is no folder. OSError where the storage doesn't say."""
+    try:
+        if not is_remote(folder):
+            return list(folder.iterdir())
+        found = ask(folder, "_ls", folder.path, False)  # type: ignore[attr-defined]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [folder / name.rstrip("/").rpartition("/")[2] for name in found]
+
+
+def text_of(path: Path) -> str:
+    """A small text file. FileNotFoundError where there is none, another OSError where the storage doesn't say."""
+    if not is_remote(path):
+        return path.read_text()
+    return ask(path, "_cat_file", path.path).decode()  # type: ignore[attr-defined]
+
+
 def content_of(path: Path) -> pa.Buffer:
     """A whole file: mapped into memory, shared by all processes of this machine; or fetched. Raises OSError."""
     if is_remote(path):
@@ -126,7 +154,7 @@ def remove(path: Path) -> None:
     """Remove a file or a folder if it is there."""
     if isinstance(path, UPath) and is_remote(path):
         with suppress(FileNotFoundError):  # it wasn't there, or another worker was faster
-            path.fs.rm(path.path, recursive=True)
+            ask(path, "_rm", path.path, True)
     elif path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

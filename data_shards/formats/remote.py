@@ -14,6 +14,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import fsspec
 from fsspec.asyn import AsyncFileSystem, sync
@@ -100,15 +101,34 @@ class RemoteFiles:
         raise OSError(f"{self.root}: {_ATTEMPTS} attempts failed, the last with: {_reason(failure)}")
 
 
+def ask(path: Path, method: str, *arguments: Any, timeout_s: float = TIMEOUT_S) -> Any:
+    """What the client's coroutine `method` answers for `path`.
+
+    FileNotFoundError where nothing is, another OSError for whatever goes wrong and no answer within `timeout_s`: the
+    methods of a path raise errors of many classes, wait for minutes, and say False where they could not find out.
+    """
+    assert isinstance(path, UPath)
+    client = _client(path)
+
+    async def within() -> Any:
+        async with asyncio.timeout(timeout_s):
+            return await getattr(client, method)(*arguments)
+
+    try:
+        return sync(client.loop, within)
+    except (FileNotFoundError, PermissionError) as error:
+        raise type(error)(f"{path}: {error}") from None
+    except TimeoutError:
+        raise OSError(f"{path}: no answer within {timeout_s:g} s") from None
+    except Exception as error:  # the clients of the many file systems have no common class of failures
+        raise OSError(f"{path}: {_reason(error)}") from None
+
+
 def send(source: Path, target: Path) -> None:
     """Copies a file of this machine into a bucket and checks the size it has there. OSError for whatever goes wrong."""
-    assert isinstance(target, UPath)
-    client = _client(target)
-    try:
-        sync(client.loop, client._put_file, str(source), target.path)
-        size = sync(client.loop, client._info, target.path)["size"]
-    except Exception as error:  # the clients of the many file systems have no common class of failures
-        raise OSError(f"{target}: not written ({_reason(error)})") from None
+    limit_s = TIMEOUT_S * (1 + source.stat().st_size // _ALLOWANCE_BYTES)
+    ask(target, "_put_file", str(source), str(target.path), timeout_s=limit_s)  # type: ignore[attr-defined]
+    size = ask(target, "_info", target.path)["size"]  # type: ignore[attr-defined]
     if size != source.stat().st_size:
         raise OSError(f"{target}: {size} bytes arrived, not {source.stat().st_size}")
 
@@ -116,11 +136,7 @@ def send(source: Path, target: Path) -> None:
 def fetch(source: Path, target: Path) -> None:
     """Copies a file out of a bucket to this machine. OSError for whatever goes wrong."""
     assert isinstance(source, UPath)
-    client = _client(source)
-    try:
-        size = sync(client.loop, client._info, source.path)["size"]
-    except Exception as error:
-        raise OSError(f"{source}: not read ({_reason(error)})") from None
+    size = ask(source, "_info", source.path)["size"]
     files = RemoteFiles(source.parent)
     with target.open("wb") as file:
         for start in range(0, size, _ALLOWANCE_BYTES):

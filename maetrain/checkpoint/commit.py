@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from data_shards.formats.files import is_remote, published, remove, write_bytes, write_text
+from data_shards.formats.files import is_remote, is_there, listed, published, remove, write_bytes, write_text
 from data_shards.formats.remote import fetch
 
 MANIFEST = "manifest.json"
@@ -115,7 +115,7 @@ def commit(folder: Path, manifest: CheckpointManifest) -> None:
     So a group that was given up while it wrote can't pass off what its successor swept as a checkpoint, and then remove
     the whole one before it.
     """
-    there = {path.name for path in folder.iterdir()}
+    there = {path.name for path in listed(folder)}
     if missing := [file.name for file in manifest.files if file.name not in there]:
         raise FileNotFoundError(f"{folder / missing[0]}: is gone; another start of the run has swept it away")
     text = manifest.model_dump_json(indent=1)
@@ -162,7 +162,7 @@ def read_committed(folder: Path) -> CheckpointManifest:
     A bucket that does not answer is no damage, but an OSError: to pass over what can't be read now would lose steps.
     """
     path = folder / MANIFEST
-    if not path.is_file():
+    if not is_there(path):
         raise ValueError(f"{folder}: never committed (no {MANIFEST})")
     here = _fetched(path) if is_remote(path) else path
     try:
@@ -194,10 +194,7 @@ def _check(path: Path, file: CheckpointFile, name: Path) -> None:
 
 def step_folders(checkpoints: Path) -> list[Path]:
     """All checkpoint folders, committed or not, the latest step first."""
-    try:
-        folders = [folder for folder in checkpoints.iterdir() if folder.name.startswith("step-")]
-    except (FileNotFoundError, NotADirectoryError):  # a bucket calls what isn't there no directory
-        return []
+    folders = [folder for folder in listed(checkpoints) if folder.name.startswith("step-")]
     return sorted(folders, key=lambda folder: folder.name, reverse=True)
 
 
@@ -223,7 +220,7 @@ def retain(checkpoints: Path, keep: int, newest: Path) -> None:
     again, and does not count, or it would push out the one to go on from.
     """
     folders = [folder for folder in step_folders(checkpoints) if step_of(folder) <= step_of(newest)]
-    committed = [folder for folder in folders if (folder / MANIFEST).is_file()]
+    committed = [folder for folder in folders if is_there(folder / MANIFEST)]
     steps = sorted({step_of(folder) for folder in committed}, reverse=True)[: max(keep, 1)]
     for folder in folders:
         if step_of(folder) == step_of(newest):
@@ -238,5 +235,5 @@ def sweep_orphans(checkpoints: Path, but: Iterable[Path] = ()) -> None:
     """Removes every folder that was never committed: what attempts left that ended while they were writing."""
     spared = {folder.name for folder in but}
     for folder in step_folders(checkpoints):
-        if folder.name not in spared and not (folder / MANIFEST).is_file():
+        if folder.name not in spared and not is_there(folder / MANIFEST):
             remove(folder)

@@ -13,15 +13,21 @@ Result = TypeVar("Result")
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
 
 
-def persistently(action: Callable[[], Result], timeout_s: float) -> Result:
-    """`action()`, again after each OSError, after pauses of up to 5 s; its last error when `timeout_s` are over."""
+def persistently(
+    action: Callable[[], Result], timeout_s: float, hear: Callable[[OSError], None] = lambda _: None
+) -> Result:
+    """`action()`, again after each OSError, after pauses of up to 5 s; its last error when `timeout_s` are over.
+
+    `hear` is told of those it gets over.
+    """
     give_up_at, pause_s = time.monotonic() + timeout_s, _FIRST_PAUSE_S
     while True:
         try:
             return action()
-        except OSError:
+        except OSError as error:
             if time.monotonic() + pause_s > give_up_at:
                 raise
+            hear(error)
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
@@ -33,11 +39,23 @@ class Background(Generic[Result]):
         self.timeout_s = timeout_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._task: Future[Result] | None = None
+        self._troubles: list[str] = []
+        self._is_told = True
 
     def start(self, action: Callable[[], Result]) -> None:
         """Runs `action`, persistently. The task before must have been taken."""
         assert self._task is None
-        self._task = self._thread.submit(persistently, action, self.timeout_s)
+        self._troubles, self._is_told = [], False
+        self._task = self._thread.submit(
+            persistently, action, self.timeout_s, lambda error: self._troubles.append(_one_line(error))
+        )
+
+    def trouble(self) -> str | None:
+        """What the task under way failed on first, and is tried again for. Told once."""
+        if self._is_told or not self._troubles:
+            return None
+        self._is_told = True
+        return self._troubles[0]
 
     @property
     def is_done(self) -> bool:
@@ -52,7 +70,7 @@ class Background(Generic[Result]):
         error = self._task.exception()
         if error is not None and not isinstance(error, OSError):
             raise error
-        return None if error is None else " ".join(str(error).split())
+        return None if error is None else _one_line(error)
 
     def wait(self, timeout_s: float) -> None:
         """Until the task is done, if there is one, but no longer than `timeout_s`."""
@@ -64,3 +82,7 @@ class Background(Generic[Result]):
         assert self._task is not None and self._task.done()
         task, self._task = self._task, None
         return task.result() if task.exception() is None else None
+
+
+def _one_line(error: OSError) -> str:
+    return " ".join(str(error).split())

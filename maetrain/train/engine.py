@@ -7,7 +7,9 @@ where ZeRO keeps its fp32 master copy. They are the same for every ZeRO stage, w
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from math import isfinite
 from typing import NamedTuple
 
@@ -25,7 +27,20 @@ if not torch.cuda.is_available():
 # DeepSpeed insists on a local rank; a process that no launcher started is the first on its machine
 os.environ.setdefault("LOCAL_RANK", "0")
 
-import deepspeed
+
+@contextmanager
+def _absent(name: str) -> Iterator[None]:
+    """As where the module is not installed, unless it is imported already."""
+    is_here = name in sys.modules
+    sys.modules.setdefault(name, None)  # type: ignore[arg-type]
+    yield
+    if not is_here:
+        del sys.modules[name]
+
+
+# DeepSpeed's autotuner, which is not used here, takes MLflow along where it finds it: a quarter of a rank's start
+with _absent("mlflow"):
+    import deepspeed
 
 # On CPUs DeepSpeed compiles an all-reduce of its own at the first start: 45 s, a compiler on every node, and a lock in
 # the user's cache on which every later run waits for ever if that start was killed. gloo does the same sum.

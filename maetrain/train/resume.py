@@ -7,6 +7,7 @@ number of ranks. The curve is the first rank's; the others hear of its end.
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from data_shards.errors import InputError
-from data_shards.formats.files import location, write_text
+from data_shards.formats.files import is_there, location, text_of, write_text
 from maetrain.checkpoint.commit import (
     CheckpointManifest,
     Found,
@@ -72,10 +73,17 @@ def bound_settings(setup: PretrainSetup, shard_index_sha256: str) -> dict:
 def check_bound(setup: PretrainSetup, shard_index_sha256: str) -> None:
     """InputError where the run's folder holds a run with other settings."""
     path = location(setup.run_dir) / RUN
-    try:
-        bound = json.loads(path.read_text())
-    except FileNotFoundError:
+
+    def look() -> str | None:
+        try:
+            return text_of(path)
+        except FileNotFoundError:
+            return None
+
+    if (text := persistently(look, setup.pretrain.storage_timeout_s)) is None:
         return
+    try:
+        bound = json.loads(text)
     except ValueError as error:
         raise InputError(f"{path}: garbled ({error}); remove the folder, or give another one") from None
     if changed := differences(bound, bound_settings(setup, shard_index_sha256)):
@@ -90,7 +98,7 @@ def bind_run(setup: PretrainSetup, shard_index_sha256: str, who: RankInfo) -> No
     check_bound(setup, shard_index_sha256)
     barrier(who)
     path = location(setup.run_dir) / RUN
-    if who.is_first and not path.is_file():
+    if who.is_first and not is_there(path):
         write_text(path, json.dumps(bound_settings(setup, shard_index_sha256), indent=1, sort_keys=True))
 
 
@@ -154,7 +162,8 @@ def _choose(setup: PretrainSetup, say: Callable[[str], None]) -> tuple[Found, bo
     """On the first rank: the checkpoint to go on from, and whether it is another run's."""
     checkpoints = location(setup.run_dir) / "checkpoints"
     found = persistently(lambda: newest_committed(checkpoints, say), setup.pretrain.storage_timeout_s)
-    sweep_orphans(checkpoints)
+    with suppress(OSError):  # tidying: the next start does it again
+        sweep_orphans(checkpoints)
     if found.path is None and setup.fork:
         return Found(*checkpoint_of(location(setup.fork)), ()), True
     if found.path is None and found.skipped and step_folders(checkpoints):

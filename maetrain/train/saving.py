@@ -13,9 +13,10 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from data_shards.errors import InputError
-from data_shards.formats.files import location, remove, write_text
+from data_shards.formats.files import is_remote, is_there, location, remove, write_text
 from maetrain.checkpoint.commit import (
     CheckpointFile,
     CheckpointManifest,
@@ -27,16 +28,17 @@ from maetrain.checkpoint.commit import (
 )
 from maetrain.checkpoint.fingerprint import fingerprint
 from maetrain.checkpoint.fragments import to_named
-from maetrain.checkpoint.writer import Background
+from maetrain.checkpoint.writer import Background, persistently
 from maetrain.train.config import PretrainSetup
 from maetrain.train.curve import RunningCurve, StepInfo, first_lines, log_spacing, points_at
 from maetrain.train.engine import Engine
 from maetrain.train.group import RankInfo, sums_over_ranks
-from maetrain.train.resume import CURVE, EVENTS, bound_settings
+from maetrain.train.resume import CURVE, EVENTS, RUN, bound_settings
 from maetrain.train.state import RunState
 
 Value = TypeVar("Value")
 OnCommit = Callable[[int, Sequence[StepInfo]], None]
+_COPY_TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class Saver:
         manifest = self._manifest.model_copy(update=changes)
         self._under_way = _UnderWay(folder, manifest, curve, "".join(events))
         tensors = to_named(self.engine.save_fragments())
-        self._parts.start(lambda: write_rank_file(folder, self.who.rank, tensors))
+        self._parts.start(lambda: self._write_part(folder, tensors))
 
     def flags(self) -> list[float]:
         """This rank's share of the sums that `heed` wants: part written, part failed, committed, commit failed."""
@@ -115,6 +117,8 @@ class Saver:
         written, failed, committed, commit_failed = (round(value) for value in sums)
         if self._under_way is None:
             return
+        if trouble := (self._commits if self._is_committing else self._parts).trouble():
+            self.say(f"checkpoint of step {self._under_way.manifest.step} waits for its storage: {trouble}")
         if committed:
             self._finish(self._under_way)
         elif commit_failed or (failed and written + failed == self.who.world_size):
@@ -140,6 +144,12 @@ class Saver:
             with suppress(OSError):
                 write_text(self.run_dir / EVENTS, "".join(events))
 
+    def _write_part(self, folder: Path, tensors: dict[str, Tensor]) -> CheckpointFile:
+        """In the rank's thread."""
+        if not is_there(self.run_dir / RUN):  # a mount that has gone leaves an empty folder to write into
+            raise FileNotFoundError(f"{self.run_dir / RUN}: is gone; is the disk mounted?")
+        return write_rank_file(folder, self.who.rank, tensors)
+
     def _commit(self, under_way: _UnderWay, manifest: CheckpointManifest) -> None:
         """In rank 0's thread."""
         folder, lines = under_way.folder, under_way.curve.lines
@@ -147,9 +157,9 @@ class Saver:
         texts = {CURVE: first_lines(lines, manifest.step), EVENTS: under_way.events}
         written = tuple(write_text_file(folder, name, text) for name, text in texts.items())
         commit(folder, manifest.model_copy(update={"files": (*manifest.files, *written)}))
-        with suppress(OSError):  # a copy, and tidying: the next checkpoint does both again
+        with suppress(OSError):  # a copy, and tidying: the next checkpoint does both again, if there is one
             for name, text in texts.items():
-                write_text(self.run_dir / name, text)
+                persistently(lambda name=name, text=text: write_text(self.run_dir / name, text), _COPY_TIMEOUT_S)  # type: ignore[misc]
             retain(folder.parent, self.setup.pretrain.keep_checkpoints, newest=folder)
 
     def _finish(self, done: _UnderWay) -> None:
@@ -168,8 +178,9 @@ class Saver:
             background.take()
         reason = next(f"rank {rank}: {error}" for rank, error in enumerate(errors) if error)
         if self.who.is_first:
-            with suppress(OSError):
-                remove(failed.folder)
+            if not is_remote(failed.folder):  # a bucket isn't full, and may not answer for minutes: retention tidies it
+                with suppress(OSError):
+                    remove(failed.folder)
             self.say(f"checkpoint of step {failed.manifest.step} failed: {reason}")
         self._under_way, self._is_committing = None, False
         self.failures += 1
