@@ -33,7 +33,7 @@ _FIRST_PAUSE_S = 0.1
 
 # The clients of this process and, after a fork, of its parents: those must not be collected, or s3fs spends a second in
 # every worker on closing them in an event loop that doesn't run there.
-_clients: dict[tuple[int, UPath], AsyncFileSystem] = {}
+_clients: dict[tuple[int, str, str], AsyncFileSystem] = {}
 
 
 class RemoteFiles:
@@ -161,10 +161,10 @@ def affordable_gap_bytes(ranges: Sequence[Range]) -> int:
     return widest
 
 
-def _client(root: UPath) -> AsyncFileSystem:
-    """The client for `root` in this process. Event loops and connections do not survive a fork."""
-    key = os.getpid(), root
+def _client(path: UPath) -> AsyncFileSystem:
+    """The client for `path` in this process. Event loops and connections do not survive a fork."""
+    key = os.getpid(), path.protocol, repr(sorted(path.storage_options.items()))
     if key not in _clients:
-        client = fsspec.filesystem(root.protocol, **root.storage_options)
+        client = fsspec.filesystem(path.protocol, **path.storage_options)
         _clients[key] = client if client.async_impl else AsyncFileSystemWrapper(client)
     return _clients[key]

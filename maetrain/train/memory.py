@@ -105,7 +105,7 @@ class MemoryEstimate:
         return HOST_PROCESS_BYTES + self.loader + max(training + self.offloaded + self.snapshot, self.start)
 
     def lines(self) -> list[str]:
-        """What a person may want to know, GiB a rank."""
+        """What a person may want to know, of a rank."""
         parts = {
             "weights": self.weights,
             "gradients": self.gradients,
@@ -116,11 +116,15 @@ class MemoryEstimate:
             "snapshot": self.snapshot,
             "loader": self.loader,
         }
-        named = ", ".join(f"{name} {part / GIB:.2f}" for name, part in parts.items() if part)
-        total = f"{self.host_bytes / GIB:.2f} GiB of host memory"
+        named = ", ".join(f"{name} {_amount(part)}" for name, part in parts.items() if part)
+        total = f"{_amount(self.host_bytes)} of host memory"
         if self.device_bytes:
-            total = f"{self.device_bytes / GIB:.2f} GiB of GPU memory, {total}"
+            total = f"{_amount(self.device_bytes)} of GPU memory, {total}"
         return [f"{self.parameters / 1e6:.1f} M parameters on {self.world_size} ranks: each {total}", f"  {named}"]
+
+
+def _amount(num_bytes: int) -> str:
+    return f"{num_bytes / GIB:.2f} GiB" if num_bytes >= 0.1 * GIB else f"{num_bytes / 2**20:.1f} MiB"
 
 
 def estimate(model: NNFormerConfig, config: PretrainConfig, world_size: int, device_type: DeviceType) -> MemoryEstimate:

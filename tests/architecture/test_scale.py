@@ -115,8 +115,8 @@ def test_memory_is_that_of_the_counted_network() -> None:
     assert shared.parameters == parameters
     held = (shared.weights, shared.gradients, shared.optimizer)
     assert held == pytest.approx((2 * parameters, 2 * parameters / 8, 12 * parameters / 8), abs=50)
-    # counted in two ways: kept for the backward pass, and the most at a time
-    assert counted(2, False).saved_bytes <= shared.activations < 1.1 * counted(2, False).saved_bytes
+    # counted in two ways: kept for the backward pass, and the most at a time, with what that pass makes itself
+    assert counted(2, False).saved_bytes <= shared.activations < 1.15 * counted(2, False).saved_bytes
 
 
 def test_chunks_of_a_crop_by_trying_all_places() -> None:
@@ -149,9 +149,7 @@ def test_resume_by_hand() -> None:
     parts = storage.resume_s(size)
     hashed = 12 * 120_130_212 + size.curve_bytes
     assert parts["first rank hashes all"] == pytest.approx(hashed / 1.224e9 + hashed / 12.5e9 + 1026 / 20_000)
-    assert parts["every rank reads the curve"] == pytest.approx(
-        1024 * size.curve_bytes / c.STORAGE_BYTES_PER_S + 1000 * c.CURVE_PARSE_S + 2048 / 20_000
-    )
+    assert parts["first rank reads the curve"] == pytest.approx(1000 * c.CURVE_LINES_S + 2 * size.curve_bytes / 12.5e9)
     small = storage.resume_s(size._replace(gpus=8))
     assert small["first rank hashes all"] == pytest.approx(parts["first rank hashes all"], rel=0.05), "not by size"
     assert storage.bucket_s(size) == pytest.approx(2 * 1026 * 0.15)
@@ -159,9 +157,10 @@ def test_resume_by_hand() -> None:
 
 def test_a_curve_costs_by_its_steps() -> None:
     none, long = storage.Size(120_130_212, 8, 0), storage.Size(120_130_212, 8, 1e6)
-    assert storage.stall_s(none)["curve"] == 0 < storage.stall_s(long)["curve"]
-    assert storage.resume_s(none)["every rank reads the curve"] < 0.01
-    assert storage.resume_s(long)["every rank reads the curve"] > 1e6 * c.CURVE_PARSE_S
+    assert storage.stall_s(none) == storage.stall_s(long), "nobody waits for it"
+    assert storage.store_s(long)["curve and manifest"] > storage.store_s(none)["curve and manifest"] + 0.4
+    assert storage.resume_s(none)["first rank reads the curve"] == 0
+    assert storage.resume_s(long)["first rank reads the curve"] > 1e6 * c.CURVE_LINES_S
 
 
 def test_checkpoints_of_all_sizes_have_the_same_state() -> None:

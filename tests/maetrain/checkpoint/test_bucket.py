@@ -1,5 +1,6 @@
 """Checkpoints in a bucket: the same rules, over a network that fails."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import pytest
 import torch
 from upath import UPath
 
-from data_shards.formats.files import location, remove
+from data_shards.formats import remote
+from data_shards.formats.files import is_there, listed, location, remove, text_of, write_text
 from maetrain.checkpoint.commit import (
     MANIFEST,
     newest_committed,
@@ -20,6 +22,7 @@ from maetrain.checkpoint.fragments import assemble
 from maetrain.checkpoint.writer import persistently
 
 from ...data_shards.s3_server import FaultyProxy, every, s3_server, use_server
+from ...fault.line import Line
 from .builders import KINDS, SHAPES, full, write_checkpoint
 
 pytestmark = pytest.mark.runs
@@ -108,3 +111,38 @@ def test_a_bucket_that_does_not_answer_is_not_taken_for_damage(
         use_server(monkeypatch, proxy.url)
         with pytest.raises(OSError, match="attempts failed"):
             newest_committed(location(str(checkpoints)))
+
+
+def test_where_a_bucket_does_not_say_whether_there_is_a_manifest_nothing_is_removed(
+    checkpoints: Path, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [write_checkpoint(checkpoints, step) for step in (1, 2, 3)]
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with FaultyProxy(server, lambda _: "500", to=("HEAD",), only=MANIFEST) as proxy:
+        use_server(monkeypatch, proxy.url)
+        for tidy in (lambda: sweep_orphans(checkpoints), lambda: retain(checkpoints, 1, folders[-1])):
+            with pytest.raises(OSError, match=MANIFEST):
+                tidy()
+    use_server(monkeypatch, server)
+    assert [read_committed(folder).step for folder in folders] == [1, 2, 3]
+
+
+def test_questions_to_a_bucket_have_an_answer_or_an_oserror_in_time(
+    checkpoints: Path, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = checkpoints / "x.txt"
+    assert not is_there(path) and listed(checkpoints) == []
+    with pytest.raises(FileNotFoundError):
+        text_of(path)
+    write_text(path, "x")
+    assert is_there(path) and listed(checkpoints) == [path] and text_of(path) == "x"
+    assert len(remote._clients) == 1, "not one a path"
+    monkeypatch.setattr(remote.ask, "__kwdefaults__", {"timeout_s": 1.0})
+    with Line(server) as line:
+        use_server(monkeypatch, line.url)
+        line.hang()
+        for question in (is_there, listed, text_of, remove):
+            began = time.monotonic()
+            with pytest.raises(OSError, match="no answer within 1 s"):
+                question(path)
+            assert time.monotonic() - began < 3
