@@ -7,7 +7,7 @@ DATA   ?=
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-faults check format constraints clean bench-model bench-shards
+.PHONY: help install demo test test-faults chaos check format constraints clean bench-model bench-shards
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -24,11 +24,14 @@ $(READY): pyproject.toml constraints.txt
 demo: install    ## archive to report; DATA=folder in MSD or nnU-Net layout, OUT=folder, SET="key=value ..."
 	$(BIN)/maetrain demo $(if $(DATA),--data "$(DATA)") --out "$(OUT)" $(SET)
 
-test: install    ## all tests
-	$(BIN)/python -m pytest
+test: install    ## all tests, on two cores; ARGS="-k name" etc.
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 test-faults: install ## kill ranks, hosts, head and driver, fill disks, cut networks; root, 40 min on 2 cores
 	$(BIN)/python -m pytest -m faults --timeout 900
+
+chaos: install   ## 200 kills of a small run on two hosts; root, two hours on 2 quiet cores; OUT=folder, the same one goes on
+	OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu $(BIN)/python -m tests.fault.chaos --folder "$(OUT)" $(if $(WRITE),--write "$(WRITE)") $(ARGS)
 
 bench-model: install ## step times beside MONAI's networks, CPU, 7 min; WRITE=file appends the result
 	$(BIN)/python -m benchmarks.model --crop 64 $(if $(WRITE),--write "$(WRITE)")

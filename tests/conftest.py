@@ -13,6 +13,14 @@ from cluster.session import Resources, ray_session
 from data_shards.synthetic import SyntheticConfig, write_archive
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For two processes of tests: a file is one's, and so is Ray, which comes first because it takes longest."""
+    uses_ray = {item.path for item in items if "ray_resources" in getattr(item, "fixturenames", ())}
+    items.sort(key=lambda item: item.path not in uses_ray)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("ray" if item.path in uses_ray else str(item.path)))
+
+
 @pytest.fixture(scope="session")
 def ray_resources() -> Iterator[Resources]:
     """The one Ray session of a test run; it is stopped, with all its processes, at the end."""

@@ -36,8 +36,9 @@ def events_of(run_dir: Path | str) -> list[dict]:
     return [json.loads(line) for line in (Path(run_dir) / "events.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.runs
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize(
+    "stage", [pytest.param(stage, marks=pytest.mark.runs if stage == 2 else pytest.mark.faults) for stage in range(4)]
+)
 def test_a_nan_on_one_rank_skips_the_step_on_both_and_names_what_that_rank_saw(
     stage: int, index: ShardIndex, tmp_path: Path
 ) -> None:

@@ -111,6 +111,7 @@ def test_a_ranks_mistake_is_one_line_and_not_tried_again(
     assert not rank_processes() and time.monotonic() - started < 60
 
 
+@pytest.mark.faults
 def test_a_group_that_never_gets_anywhere_is_given_up_with_a_reason(
     index: ShardIndex, ray_resources: Resources, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

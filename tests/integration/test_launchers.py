@@ -83,6 +83,7 @@ def test_the_loop_gives_the_same_losses_with_and_without_ray(
     assert len(set(alone)) == len(alone), "losses that never change would agree, too"
 
 
+@pytest.mark.faults
 def test_a_killed_run_ends_with_the_curve_of_the_uninterrupted_one(index: ShardIndex, tmp_path: Path) -> None:
     config = tiny("pretrain.steps=60", "pretrain.checkpoint_every=5")
     whole = run(setup_of(config, index, tmp_path / "whole"), 1)
@@ -98,6 +99,7 @@ def test_a_killed_run_ends_with_the_curve_of_the_uninterrupted_one(index: ShardI
     assert run(killed, 1) == whole
 
 
+@pytest.mark.faults
 def test_a_run_goes_on_with_another_number_of_ranks(index: ShardIndex, tmp_path: Path) -> None:
     whole = run(setup_of(tiny("pretrain.steps=6"), index, tmp_path / "whole"), 1)
     parts = setup_of(tiny("pretrain.steps=6"), index, tmp_path / "parts")
