@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from data_shards.errors import InputError
-from data_shards.formats.files import is_remote, is_there, location, remove, write_text
+from data_shards.formats.files import is_remote, listed, location, remove, write_text
 from maetrain.checkpoint.commit import (
     CheckpointFile,
     CheckpointManifest,
@@ -146,7 +146,8 @@ class Saver:
 
     def _write_part(self, folder: Path, tensors: dict[str, Tensor]) -> CheckpointFile:
         """In the rank's thread."""
-        if not is_there(self.run_dir / RUN):  # a mount that has gone leaves an empty folder to write into
+        # a mount that has gone leaves an empty folder to write into; listed, for NFS remembers what was not there
+        if RUN not in {path.name for path in listed(self.run_dir)}:
             raise FileNotFoundError(f"{self.run_dir / RUN}: is gone; is the disk mounted?")
         return write_rank_file(folder, self.who.rank, tensors)
 
