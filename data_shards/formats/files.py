@@ -116,9 +116,12 @@ def listed(folder: Path) -> list[Path]:
 
 
 def text_of(path: Path) -> str:
-    """A small text file. FileNotFoundError where there is none, another OSError where the storage doesn't say."""
+    """A small text file. FileNotFoundError where there is none, another OSError where the storage doesn't say.
+
+    UnicodeDecodeError, a ValueError, for what is no UTF-8.
+    """
     if not is_remote(path):
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     return ask(path, "_cat_file", path.path).decode()  # type: ignore[attr-defined]
 
 

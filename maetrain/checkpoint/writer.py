@@ -39,23 +39,21 @@ class Background(Generic[Result]):
         self.timeout_s = timeout_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._task: Future[Result] | None = None
-        self._troubles: list[str] = []
-        self._is_told = True
+        self._trouble: str | None = None
 
     def start(self, action: Callable[[], Result]) -> None:
         """Runs `action`, persistently. The task before must have been taken."""
         assert self._task is None
-        self._troubles, self._is_told = [], False
-        self._task = self._thread.submit(
-            persistently, action, self.timeout_s, lambda error: self._troubles.append(_one_line(error))
-        )
+        self._trouble = None
+        self._task = self._thread.submit(persistently, action, self.timeout_s, self._hear)
 
+    def _hear(self, error: OSError) -> None:
+        self._trouble = _one_line(error)
+
+    @property
     def trouble(self) -> str | None:
-        """What the task under way failed on first, and is tried again for. Told once."""
-        if self._is_told or not self._troubles:
-            return None
-        self._is_told = True
-        return self._troubles[0]
+        """What the last try of the task failed on, where it is tried again."""
+        return self._trouble
 
     @property
     def is_done(self) -> bool:

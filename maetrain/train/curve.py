@@ -41,7 +41,7 @@ class StepInfo(NamedTuple):
 
 
 class Curve(list[StepInfo]):
-    """A whole one: points in order of steps, from the first."""
+    """Points in order of steps."""
 
     @classmethod
     def parse(cls, text: str) -> "Curve":
@@ -64,7 +64,8 @@ class Curve(list[StepInfo]):
 class RunningCurve:
     """What a run that goes on holds of its curve: every rank the last `window` points, the first one more.
 
-    `lines`, on the first rank: a line for every step so far. There `points` are also all those since the last commit.
+    `lines`, on the first rank: a line for every step so far. There `points` are also all those done since the last
+    commit, or since the start.
     """
 
     def __init__(self, window: int, points: Sequence[StepInfo] = (), lines: list[str] | None = None) -> None:

@@ -33,9 +33,11 @@ def _absent(name: str) -> Iterator[None]:
     """As where the module is not installed, unless it is imported already."""
     is_here = name in sys.modules
     sys.modules.setdefault(name, None)  # type: ignore[arg-type]
-    yield
-    if not is_here:
-        del sys.modules[name]
+    try:
+        yield
+    finally:
+        if not is_here:
+            del sys.modules[name]
 
 
 # DeepSpeed's autotuner, which is not used here, takes MLflow along where it finds it: a quarter of a rank's start

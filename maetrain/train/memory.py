@@ -1,28 +1,25 @@
 """The memory each rank of a pretraining run will need, known before it starts and without allocating any of it.
 
-Model states follow from the number of parameters and what DeepSpeed 0.19.8 keeps of each. Activations are counted: the
-step runs on torch's meta device, where tensors have sizes and no content (a second for 150 M parameters and crops of
-128^3). What a process needs beside that is measured (benchmarks/training.py).
+Model states follow from the number of parameters and what DeepSpeed 0.19.8 keeps of each. Activations are counted
+(`maetrain.train.activations`; a second for 150 M parameters and crops of 128^3). What a process needs beside that is
+measured (benchmarks/training.py).
 """
 
-import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, prod
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import psutil
 import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from data_shards.errors import InputError
 from data_shards.loading.pretrain import CACHE_BYTES
-from maetrain.models.config import NNFormerConfig, Triple
+from maetrain.models.config import NNFormerConfig
 from maetrain.models.mae import MaeConfig, MaskedAutoencoder
+from maetrain.train.activations import activation_bytes
 from maetrain.train.config import PretrainConfig
 from maetrain.train.engine import BUCKET_ELEMENTS, PERSISTENT_ELEMENTS
 
@@ -208,61 +205,6 @@ def _buffers(
 def _parameter_sizes(model: NNFormerConfig, mae: MaeConfig) -> tuple[int, ...]:
     with torch.device("meta"):
         return tuple(p.numel() for p in MaskedAutoencoder(model, mae).parameters())
-
-
-@lru_cache(maxsize=64)
-def activation_bytes(
-    model: NNFormerConfig, mae: MaeConfig, crop_DHW: Triple, batch: int, precision: str = "fp32"
-) -> int:
-    """The most that forward and backward pass of one micro-batch hold at a time, without weights and gradients.
-
-    `torch.compile` needs less.
-    """
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    with torch.device("meta"):
-        network = MaskedAutoencoder(model, mae).to(dtype)
-        volume_BCDHW = torch.zeros(batch, model.in_channels, *crop_DHW, dtype=dtype)
-    held = _Held(network.parameters(), volume_BCDHW)
-    with held:
-        loss = network(volume_BCDHW, torch.zeros(batch, dtype=torch.int64, device="cpu")).loss
-        loss.backward()
-    return held.most
-
-
-class _Held(TorchDispatchMode):
-    """Bytes of the tensors made under it that are alive, and of `volume`; neither weights nor their gradients.
-
-    Torch's own `MemTracker` says the same, but lies in a private module that takes seconds to import.
-    """
-
-    def __init__(self, parameters: Iterable[nn.Parameter], volume: Tensor) -> None:
-        super().__init__()
-        self.now = self.most = volume.untyped_storage().nbytes()
-        self._sizes = {
-            volume.untyped_storage()._cdata: 0
-        }  # of storages that are alive; 0 for what is counted or not to be
-        for parameter in parameters:
-            self._sizes[parameter.untyped_storage()._cdata] = 0
-            parameter.register_post_accumulate_grad_hook(self._is_gradient)
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage())._cdata not in self._sizes:
-                self._sizes[storage._cdata] = storage.nbytes()
-                self.now += storage.nbytes()
-                weakref.finalize(storage, self._forget, storage._cdata)
-        self.most = max(self.most, self.now)
-        return result
-
-    def _forget(self, key: int) -> None:
-        self.now -= self._sizes.pop(key)
-
-    def _is_gradient(self, parameter: Tensor) -> None:
-        assert parameter.grad is not None
-        key = parameter.grad.untyped_storage()._cdata
-        self.now -= self._sizes[key]
-        self._sizes[key] = 0
 
 
 def check(needed: MemoryEstimate, free_device_bytes: int, free_host_bytes: int, ranks_on_node: int) -> None:

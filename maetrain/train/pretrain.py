@@ -56,7 +56,8 @@ def pretrain(
     on_commit: OnCommit = lambda _step, _points: None,
     wishes: Wishes | None = None,
 ) -> None:
-    """Runs, or goes on with, the run in `setup.run_dir`; its loss curve is curve.jsonl there.
+    """Runs, or goes on with, the run in `setup.run_dir`. Its loss curve is a file of each checkpoint there; curve.jsonl
+    beside them is a copy.
 
     The first rank alone calls `on_step` (each step), `say` and `on_commit` (a committed step, and the points of the
     curve since the one before; at a start, those that an experiment tracker wants, up to where it goes on). `wishes` is

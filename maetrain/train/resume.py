@@ -80,9 +80,9 @@ def check_bound(setup: PretrainSetup, shard_index_sha256: str) -> None:
         except FileNotFoundError:
             return None
 
-    if (text := persistently(look, setup.pretrain.storage_timeout_s)) is None:
-        return
     try:
+        if (text := persistently(look, setup.pretrain.storage_timeout_s)) is None:
+            return
         bound = json.loads(text)
     except ValueError as error:
         raise InputError(f"{path}: garbled ({error}); remove the folder, or give another one") from None
@@ -98,8 +98,13 @@ def bind_run(setup: PretrainSetup, shard_index_sha256: str, who: RankInfo) -> No
     check_bound(setup, shard_index_sha256)
     barrier(who)
     path = location(setup.run_dir) / RUN
-    if who.is_first and not is_there(path):
-        write_text(path, json.dumps(bound_settings(setup, shard_index_sha256), indent=1, sort_keys=True))
+
+    def bind() -> None:
+        if not is_there(path):
+            write_text(path, json.dumps(bound_settings(setup, shard_index_sha256), indent=1, sort_keys=True))
+
+    if who.is_first:
+        persistently(bind, setup.pretrain.storage_timeout_s)
 
 
 def checkpoint_of(place: Path) -> tuple[Path, CheckpointManifest]:
@@ -160,13 +165,14 @@ def _read_curve(folder: Path, manifest: CheckpointManifest) -> tuple[list[str], 
 
 def _choose(setup: PretrainSetup, say: Callable[[str], None]) -> tuple[Found, bool]:
     """On the first rank: the checkpoint to go on from, and whether it is another run's."""
-    checkpoints = location(setup.run_dir) / "checkpoints"
-    found = persistently(lambda: newest_committed(checkpoints, say), setup.pretrain.storage_timeout_s)
+    checkpoints, timeout_s = location(setup.run_dir) / "checkpoints", setup.pretrain.storage_timeout_s
+    found = persistently(lambda: newest_committed(checkpoints, say), timeout_s)
     with suppress(OSError):  # tidying: the next start does it again
         sweep_orphans(checkpoints)
     if found.path is None and setup.fork:
-        return Found(*checkpoint_of(location(setup.fork)), ()), True
-    if found.path is None and found.skipped and step_folders(checkpoints):
+        place = location(setup.fork)
+        return Found(*persistently(lambda: checkpoint_of(place), timeout_s), ()), True
+    if found.path is None and found.skipped and persistently(lambda: step_folders(checkpoints), timeout_s):
         say("no checkpoint is whole: the run starts from the beginning")
     return found, False
 

@@ -7,7 +7,7 @@ One checkpoint is under way at a time. One that fails is told and given up; seve
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -47,10 +47,14 @@ class _UnderWay:
     manifest: CheckpointManifest  # without its files
     curve: RunningCurve
     events: str
+    is_late: bool = False
 
 
 class Saver:
-    """`on_commit`, on the first rank: a step, and the points of the curve that `pretrain` says."""
+    """`on_commit`, on the first rank, hears each committed step and the points of the curve since the one before.
+
+    Of a start, or of the run that it is a fork of, it hears those points that an experiment tracker wants.
+    """
 
     def __init__(
         self,
@@ -93,11 +97,13 @@ class Saver:
         if curve.lines is not None:
             with suppress(OSError):  # that start may have ended between the commit and the copy
                 write_text(self.run_dir / CURVE, "".join(curve.lines))
-            config = self.setup.pretrain
-            self.on_commit(step, points_at(curve.lines, log_spacing(config.steps, config.log_every)))
+            self.on_commit(step, self._points_to_log(curve, step))
 
     def begin(self, step: int, samples_seen: int, state: RunState, curve: RunningCurve, events: Sequence[str]) -> None:
-        """Takes a copy of all state and starts to write it. Only when idle."""
+        """Takes a copy of all state and starts to write it. Only when idle.
+
+        The curve is not copied: it only grows, and the thread takes its first `step` lines.
+        """
         assert self.is_idle
         folder = step_dir(self.run_dir / "checkpoints", step, self.attempt)
         changes = {"step": step, "samples_seen": samples_seen, "state": state.model_dump(mode="json")}
@@ -107,18 +113,25 @@ class Saver:
         self._parts.start(lambda: self._write_part(folder, tensors))
 
     def flags(self) -> list[float]:
-        """This rank's share of the sums that `heed` wants: part written, part failed, committed, commit failed."""
+        """This rank's share of the sums that `heed` wants.
+
+        Part written, part failed, committed, commit failed, and whether one of them waits for its storage.
+        """
         background = self._commits if self._is_committing else self._parts
         done = background.is_done and not background.error, background.is_done and bool(background.error)
-        return [0.0, 0.0, *map(float, done)] if self._is_committing else [*map(float, done), 0.0, 0.0]
+        waits = float(bool(background.trouble))
+        return [0.0, 0.0, *map(float, done), waits] if self._is_committing else [*map(float, done), 0.0, 0.0, waits]
 
     def heed(self, sums: Sequence[float]) -> None:
         """`sums` of the flags of all ranks. Raises InputError when too many checkpoints in a row have failed."""
-        written, failed, committed, commit_failed = (round(value) for value in sums)
+        written, failed, committed, commit_failed, waiting = (round(value) for value in sums)
         if self._under_way is None:
             return
-        if trouble := (self._commits if self._is_committing else self._parts).trouble():
-            self.say(f"checkpoint of step {self._under_way.manifest.step} waits for its storage: {trouble}")
+        if waiting and not self._under_way.is_late:
+            self._under_way = replace(self._under_way, is_late=True)
+            troubles = self._gather((self._commits if self._is_committing else self._parts).trouble)
+            reason = next(f"rank {rank}: {trouble}" for rank, trouble in enumerate(troubles) if trouble)
+            self.say(f"checkpoint of step {self._under_way.manifest.step} waits for its storage: {reason}")
         if committed:
             self._finish(self._under_way)
         elif commit_failed or (failed and written + failed == self.who.world_size):
@@ -167,10 +180,21 @@ class Saver:
         step = done.manifest.step
         if self.who.is_first:
             self._commits.take()
-            self.on_commit(step, [p for p in done.curve.points_after(self.last_committed) if p.step <= step])
+            self.on_commit(step, self._new_points(done.curve, step))
         done.curve.committed(step)
         self._under_way, self._is_committing = None, False
         self.last_committed, self.failures = step, 0
+
+    def _new_points(self, curve: RunningCurve, step: int) -> Sequence[StepInfo]:
+        if self.last_committed < 0:  # all there are: none, or those of the run that this one is a fork of
+            return self._points_to_log(curve, step)
+        return [point for point in curve.points_after(self.last_committed) if point.step <= step]
+
+    def _points_to_log(self, curve: RunningCurve, step: int) -> Sequence[StepInfo]:
+        """Of all up to `step`, those that an experiment tracker wants."""
+        assert curve.lines is not None
+        config = self.setup.pretrain
+        return points_at(curve.lines[:step], log_spacing(config.steps, config.log_every))
 
     def _give_up(self, failed: _UnderWay) -> None:
         background = self._commits if self._is_committing else self._parts

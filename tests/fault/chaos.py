@@ -52,7 +52,7 @@ SETTINGS = (
 EVERY = 20  # steps between checkpoints
 STEPS_PER_S = 9.0  # on two cores that do nothing else
 _LOOK_EVERY_S = 0.2
-_STILL_S = 300.0  # behind the last kill, without a new checkpoint
+_STILL_S = 300.0  # without a kill and without a new checkpoint
 
 
 class Chaos:
@@ -81,10 +81,13 @@ class Chaos:
         """All kills, or fewer where the run ends before."""
         for number, draw in enumerate(draws, start=len(self.records) + 1):
             due = math.inf if draw.in_training else time.monotonic() + draw.wait_s
+            self._moves()
             while time.monotonic() < due or not self._strike(number, draw):
                 if self.platform.is_finished:
                     return
                 self._tick()
+                if due == math.inf:
+                    self._assert_moves()
                 if due == math.inf and self._is_training():
                     due = time.monotonic() + draw.wait_s
 
@@ -96,13 +99,21 @@ class Chaos:
 
     def until_the_end(self) -> None:
         """Without kills. AssertionError where the run stands still."""
-        step, since = self.step, time.monotonic()
+        self._moves()
         while not self.platform.is_finished:
             self._tick()
-            if self.step > step:
-                step, since = self.step, time.monotonic()
-            assert time.monotonic() - since < _STILL_S, f"no new checkpoint behind step {step} in {_STILL_S:g} s"
+            self._assert_moves()
         self._close()
+
+    def _moves(self) -> None:
+        """Counts the time without a new checkpoint from here."""
+        self._stood_at, self._since = self.step, time.monotonic()
+
+    def _assert_moves(self) -> None:
+        if self.step > self._stood_at:
+            self._moves()
+        still_s = time.monotonic() - self._since
+        assert still_s < _STILL_S, f"no new checkpoint behind step {self._stood_at} in {_STILL_S:g} s"
 
     def _tick(self) -> None:
         self.platform.tend()
@@ -316,6 +327,8 @@ def main() -> int:
     found = wrongs(out, undisturbed(folder, settings), options.steps)
     if len(chaos.records) < options.kills:
         found.append(f"the run ended after {len(chaos.records)} kills: use more --steps")
+    if not chaos.records:
+        sys.exit(f"chaos: {'; '.join(found)}")
     append_result(options.write, report(chaos, options, found, left))
     return 1 if found else 0
 

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-if __name__ == "__main__":  # and not in the tests' own process, where others want mlflow
-    from tests.fault import without_mlflow  # noqa: F401
+if __name__ == "__main__":  # before DeepSpeed, which would import MLflow
+    import maetrain.train.engine  # noqa: F401
 
 import deepspeed.runtime.zero.muon.original_muon  # noqa: F401  # takes a second that each rank would take again
 from pydantic import BaseModel, ConfigDict, Field

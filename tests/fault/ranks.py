@@ -36,7 +36,7 @@ _context: list[ForkServerContext] = []
 def _server() -> ForkServerContext:
     if not _context:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["tests.fault.without_mlflow", "tests.fault.faulty_train"])
+        context.set_forkserver_preload(["maetrain.train.engine", "tests.fault.faulty_train"])
         _context.append(context)
     return _context[0]
 

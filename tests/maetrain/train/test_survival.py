@@ -18,7 +18,7 @@ from maetrain.checkpoint import writer
 from maetrain.checkpoint.commit import newest_committed, step_of
 from maetrain.models.mae import MaeOutput
 from maetrain.train import pretrain as loop
-from maetrain.train import saving
+from maetrain.train import resume, saving
 from maetrain.train.config import PretrainSetup
 from maetrain.train.curve import Curve, StepInfo
 from maetrain.train.engine import Engine
@@ -192,10 +192,47 @@ class FullDisk:
 def test_a_disk_that_is_full_for_a_while_costs_nothing(
     who: RankInfo, small_index: ShardIndex, tmp_path: Path, whole: PretrainSetup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    FullDisk(monkeypatch, lambda call: 2 <= call < 5)
+    FullDisk(monkeypatch, lambda call: 1 <= call < 4)
     setup = small_setup(small_index, tmp_path, steps=12)
-    loop.pretrain(setup, who)
+    heard: list[str] = []
+    loop.pretrain(setup, who, say=heard.append)
     assert losses_of(tmp_path) == losses_of(whole.run_dir) and steps_kept(tmp_path)[-1] == 12
+    (waits,) = (line for line in heard if "waits for its storage: rank 0: " in line)
+    assert "No space left" in waits, "once, though it was tried three times"
+
+
+class Unsteady:
+    """A function that raises an OSError when it is called first, and works from then on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        self.calls, self.works = 0, getattr(resume, name)
+        monkeypatch.setattr(resume, name, self)
+
+    def __call__(self, *arguments: object) -> object:
+        self.calls += 1
+        if self.calls == 1:
+            raise OSError("no answer")
+        return self.works(*arguments)
+
+
+def test_a_start_asks_its_storage_again(
+    who: RankInfo, small_index: ShardIndex, tmp_path: Path, whole: PretrainSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "_FIRST_PAUSE_S", 0.01)
+    names = ("text_of", "is_there", "write_text", "newest_committed", "checkpoint_of")
+    questions = [Unsteady(monkeypatch, name) for name in names]
+    setup = small_setup(small_index, tmp_path, steps=14).model_copy(update={"fork": whole.run_dir})
+    loop.pretrain(setup, who)
+    assert all(question.calls > 1 for question in questions) and len(losses_of(tmp_path)) == 14
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff{}"])
+def test_garbled_settings_of_a_run_are_named(
+    who: RankInfo, small_index: ShardIndex, tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "run.json").write_bytes(content)
+    with pytest.raises(InputError, match="run.json: garbled"):
+        loop.pretrain(small_setup(small_index, tmp_path), who)
 
 
 def test_a_checkpoint_that_fails_is_told_and_the_next_one_succeeds(
@@ -239,12 +276,18 @@ def test_a_first_checkpoint_that_can_not_be_written_is_said_before_any_step(
 
 
 def test_a_fork_begins_with_the_other_runs_state_and_says_where_it_comes_from(
-    who: RankInfo, small_index: ShardIndex, tmp_path: Path, whole: PretrainSetup
+    who: RankInfo, small_index: ShardIndex, tmp_path: Path, whole: PretrainSetup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slower = small_setup(small_index, tmp_path, steps=16, learning_rate=1e-5)
+    slower = small_setup(small_index, tmp_path, steps=16, learning_rate=1e-5, checkpoint_every=2, log_every=1)
     forked = slower.model_copy(update={"fork": whole.run_dir})
-    steps: list[int] = []
-    loop.pretrain(forked, who, lambda info: steps.append(info.step))
+    steps, told = list[int](), list[int]()
+
+    def on_commit(_: int, points: Sequence[StepInfo]) -> None:
+        told.extend(point.step for point in points)
+
+    monkeypatch.setattr(resume, "SPIKE_WINDOW", 5)  # of the other run's curve no rank holds more as points
+    loop.pretrain(forked, who, lambda info: steps.append(info.step), on_commit=on_commit)
+    assert told == list(range(1, 17)), "the other run's points are told, too"
     assert steps == [13, 14, 15, 16] and losses_of(tmp_path)[:12] == losses_of(whole.run_dir)
     state = newest_committed(tmp_path / "checkpoints").manifest.state  # type: ignore[union-attr]
     assert "at step 12" in state["forked_from"] and state["updates"] == 16
