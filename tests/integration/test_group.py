@@ -97,7 +97,7 @@ def test_a_killed_rank_changes_neither_curve_nor_logged_points_and_is_seen_from_
         assert f"maetrain_pretrain_{name}{{" in scraped[0], name
 
 
-def test_a_ranks_mistake_is_one_line_and_not_tried_again(
+def test_a_ranks_mistake_is_one_line_and_ends_all_ranks(
     index: ShardIndex, ray_resources: Resources, tmp_path: Path
 ) -> None:
     shutil.copytree(index.root, tmp_path / "shards")
@@ -105,10 +105,9 @@ def test_a_ranks_mistake_is_one_line_and_not_tried_again(
     case, shard = damaged.volumes[0].case, damaged.volumes[0].shard
     shutil.rmtree(tmp_path / "shards" / shard / case / "image")
     config = tiny("pretrain.max_damaged_share=0", f"pretrain.steps={len(index.volumes)}")
-    started = time.monotonic()
     with pytest.raises(InputError, match=f"max_damaged_share.*{case}"):
         train(setup_of(config, damaged, tmp_path / "run"), config, ray_resources, NullTracker())
-    assert not rank_processes() and time.monotonic() - started < 60
+    assert not rank_processes()
 
 
 @pytest.mark.faults
