@@ -39,21 +39,16 @@ class Background(Generic[Result]):
         self.timeout_s = timeout_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._task: Future[Result] | None = None
-        self._trouble: str | None = None
+        self.trouble: str | None = None  # what the last try of the task failed on, where it is tried again
 
     def start(self, action: Callable[[], Result]) -> None:
         """Runs `action`, persistently. The task before must have been taken."""
         assert self._task is None
-        self._trouble = None
+        self.trouble = None
         self._task = self._thread.submit(persistently, action, self.timeout_s, self._hear)
 
     def _hear(self, error: OSError) -> None:
-        self._trouble = _one_line(error)
-
-    @property
-    def trouble(self) -> str | None:
-        """What the last try of the task failed on, where it is tried again."""
-        return self._trouble
+        self.trouble = _one_line(error)
 
     @property
     def is_done(self) -> bool:

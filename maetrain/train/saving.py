@@ -117,7 +117,7 @@ class Saver:
 
         Part written, part failed, committed, commit failed, and whether one of them waits for its storage.
         """
-        background = self._commits if self._is_committing else self._parts
+        background = self._background
         done = background.is_done and not background.error, background.is_done and bool(background.error)
         waits = float(bool(background.trouble))
         return [0.0, 0.0, *map(float, done), waits] if self._is_committing else [*map(float, done), 0.0, 0.0, waits]
@@ -129,8 +129,7 @@ class Saver:
             return
         if waiting and not self._under_way.is_late:
             self._under_way = replace(self._under_way, is_late=True)
-            troubles = self._gather((self._commits if self._is_committing else self._parts).trouble)
-            reason = next(f"rank {rank}: {trouble}" for rank, trouble in enumerate(troubles) if trouble)
+            reason = self._first_reason(self._background.trouble)
             self.say(f"checkpoint of step {self._under_way.manifest.step} waits for its storage: {reason}")
         if committed:
             self._finish(self._under_way)
@@ -147,7 +146,7 @@ class Saver:
     def settle(self, alive: Callable[[], None]) -> None:
         """Waits until nothing is under way."""
         while not self.is_idle:
-            (self._commits if self._is_committing else self._parts).wait(timeout_s=0.5)
+            self._background.wait(timeout_s=0.5)
             alive()
             self.heed(sums_over_ranks(torch.tensor(self.flags(), device=self.who.device), self.who))
 
@@ -171,9 +170,13 @@ class Saver:
         texts = {CURVE: first_lines(lines, manifest.step), EVENTS: under_way.events}
         written = tuple(write_text_file(folder, name, text) for name, text in texts.items())
         commit(folder, manifest.model_copy(update={"files": (*manifest.files, *written)}))
-        with suppress(OSError):  # a copy, and tidying: the next checkpoint does both again, if there is one
+
+        def copy() -> None:
             for name, text in texts.items():
-                persistently(lambda name=name, text=text: write_text(self.run_dir / name, text), _COPY_TIMEOUT_S)  # type: ignore[misc]
+                write_text(self.run_dir / name, text)
+
+        with suppress(OSError):  # a copy, and tidying: the next checkpoint does both again, if there is one
+            persistently(copy, _COPY_TIMEOUT_S)
             retain(folder.parent, self.setup.pretrain.keep_checkpoints, newest=folder)
 
     def _finish(self, done: _UnderWay) -> None:
@@ -197,11 +200,10 @@ class Saver:
         return points_at(curve.lines[:step], log_spacing(config.steps, config.log_every))
 
     def _give_up(self, failed: _UnderWay) -> None:
-        background = self._commits if self._is_committing else self._parts
-        errors = self._gather(background.error)
+        background = self._background
+        reason = self._first_reason(background.error)
         if background.is_done:
             background.take()
-        reason = next(f"rank {rank}: {error}" for rank, error in enumerate(errors) if error)
         if self.who.is_first:
             if not is_remote(failed.folder):  # a bucket isn't full, and may not answer for minutes: retention tidies it
                 with suppress(OSError):
@@ -215,6 +217,15 @@ class Saver:
                 f"{self.failures} checkpoints in a row could not be stored, {last}; the last failed on {reason}: make "
                 f"room or mend {self.run_dir}, then the same command goes on"
             )
+
+    @property
+    def _background(self) -> Background[CheckpointFile] | Background[None]:
+        return self._commits if self._is_committing else self._parts
+
+    def _first_reason(self, mine: str | None) -> str:
+        """That of the first rank that has one. Every rank must call it."""
+        reasons = self._gather(mine)
+        return next(f"rank {rank}: {reason}" for rank, reason in enumerate(reasons) if reason)
 
     def _gather(self, mine: Value) -> list[Value | None]:
         gathered: list[Value | None] = [mine]

@@ -21,16 +21,25 @@ from pathlib import Path
 import psutil
 
 from data_shards.formats.files import location
+from data_shards.formats.index import ShardIndex
 from maetrain.checkpoint.commit import MANIFEST, read_committed, step_folders, step_of
 from maetrain.train.config import PretrainSetup
 from maetrain.train.curve import Curve
+from tests.maetrain.small import small_setup
 
 from .faulty_train import Fault, Faults
 
+EVERY, STEPS = 6, 24  # of `short_setup`
 _STEP = re.compile(r"^step (\d+)/\d+  loss", re.MULTILINE)
 _GRACE_S = 30  # for ranks whose neighbour is dead: they notice by themselves
 _PR_SET_PDEATHSIG = 1
 _context: list[ForkServerContext] = []
+
+
+def short_setup(index: ShardIndex, run_dir: Path | str, **changes: object) -> PretrainSetup:
+    """The run that faults strike: `STEPS` steps, a checkpoint every `EVERY`."""
+    settings = {"steps": STEPS, "checkpoint_every": EVERY, "zero_stage": 1, "stall_timeout_s": 60}
+    return small_setup(index, run_dir, **(settings | changes))  # type: ignore[arg-type]
 
 
 def _server() -> ForkServerContext:

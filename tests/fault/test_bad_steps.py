@@ -72,7 +72,7 @@ def test_nans_that_come_again_after_going_back_stop_both_ranks_with_the_samples_
     # up to the third bad step, from the last good checkpoint in another order, and up to the third bad step again
     again = steps.index(12) + 1
     assert steps[:again] == list(range(1, 13)) and steps[again:] == list(range(steps[again], 13))
-    assert steps[again] in (1, 5, 9)
+    assert steps[again] in (5, 9)
     events = events_of(setup.run_dir)
     assert [event["step"] for event in events] == [10, 11, 12] * 2
     last = {case for event in events[3:] for case in event["cases"]}
@@ -80,7 +80,7 @@ def test_nans_that_come_again_after_going_back_stop_both_ranks_with_the_samples_
     assert last and all(case in line for case in last) and "learning_rate" in line and "Traceback" not in log
     assert last != {case for event in events[:3] for case in event["cases"]}
     found = newest_committed(Path(setup.run_dir) / "checkpoints")
-    assert found.manifest is not None and found.manifest.step in (0, 4, 8) and not found.skipped
+    assert found.manifest is not None and found.manifest.step in (4, 8) and not found.skipped
 
 
 @pytest.mark.faults

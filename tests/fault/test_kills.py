@@ -14,33 +14,15 @@ import pytest
 from data_shards.formats.files import location
 from data_shards.formats.index import ShardIndex
 from maetrain.checkpoint.commit import MANIFEST, newest_committed
-from maetrain.train.config import PretrainSetup
 from tests.data_shards.s3_server import s3_server, use_server
-from tests.maetrain.small import small_setup
 
 from .driver import Run
 from .faulty_train import Fault
 from .line import Line
-from .ranks import Group, assert_tidy, committed, numbers, ranks_below, steps_in, torchrun
+from .ranks import EVERY, STEPS, Group, assert_tidy, committed, numbers, ranks_below, steps_in, torchrun
+from .ranks import short_setup as setup_of
 
-EVERY, STEPS = 6, 24
 KILL = -signal.SIGKILL
-
-
-def setup_of(index: ShardIndex, run_dir: Path | str, **changes: object) -> PretrainSetup:
-    settings = {"steps": STEPS, "checkpoint_every": EVERY, "zero_stage": 1, "stall_timeout_s": 60}
-    return small_setup(index, run_dir, **(settings | changes))  # type: ignore[arg-type]
-
-
-@pytest.fixture(scope="module")
-def whole(index: ShardIndex, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Two ranks that nothing happened to."""
-    setup = setup_of(index, tmp_path_factory.mktemp("whole") / "run")
-    with Group(setup, 2) as group:
-        group.finish()
-    whole = numbers(setup.run_dir)
-    assert len(set(whole)) == STEPS, "numbers that never change would agree, too"
-    return whole
 
 
 def at(moment: str, rank: int, step: int | None = 12, last: int | None = None) -> Fault:

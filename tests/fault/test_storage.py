@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,36 +20,19 @@ from data_shards.formats.index import ShardIndex
 from maetrain.checkpoint.commit import MANIFEST, newest_committed, read_committed, step_folders
 from maetrain.train.config import PretrainSetup
 from tests.data_shards.s3_server import EVERYTHING, FaultyProxy, s3_server, some, use_server
-from tests.maetrain.small import small_setup
 
 from .faulty_train import Fault
 from .line import Line
-from .ranks import Group, assert_tidy, committed, numbers
+from .ranks import EVERY, STEPS, Group, assert_tidy, committed, numbers, short_setup
 
 pytestmark = pytest.mark.faults
 
-EVERY, STEPS = 6, 24
-
-
-def setup_of(index: ShardIndex, run_dir: Path | str, **changes: object) -> PretrainSetup:
-    settings = {"steps": STEPS, "checkpoint_every": EVERY, "zero_stage": 1, "stall_timeout_s": 120}
-    return small_setup(index, run_dir, **(settings | changes))  # type: ignore[arg-type]
+setup_of = partial(short_setup, stall_timeout_s=120)
 
 
 def slowly(step_s: float) -> Fault:
     """Each step takes so long: time for the test to act in, and for a file to be written beside."""
     return Fault(at="update", do="slow", step=0, last=STEPS, seconds=step_s)
-
-
-@pytest.fixture(scope="module")
-def whole(index: ShardIndex, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Two ranks that nothing happened to."""
-    setup = setup_of(index, tmp_path_factory.mktemp("whole") / "run")
-    with Group(setup, 2) as group:
-        group.finish()
-    whole = numbers(setup.run_dir)
-    assert len(set(whole)) == STEPS, "numbers that never change would agree, too"
-    return whole
 
 
 def steps_whole(run_dir: Path | str) -> list[int]:

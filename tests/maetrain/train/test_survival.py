@@ -89,8 +89,8 @@ def test_a_streak_of_nans_goes_back_once_and_on_in_another_order(
     loop.pretrain(setup, who, say=heard.append)
     losses, undisturbed = losses_of(tmp_path), losses_of(whole.run_dir)
     assert [line for line in heard if "back" in line] == ["step 9: 3 skipped in a row; back, and on in another order"]
-    # an earlier one where the later came while that was still being written; of the beginning nothing is said
-    to = next((step for step in (2, 4, 6) if any(line.startswith(f"resumed at step {step} ") for line in heard)), 0)
+    # an earlier one where the later came while that was still being written
+    (to,) = (step for step in (2, 4, 6) if any(line.startswith(f"resumed at step {step} ") for line in heard))
     assert losses[:to] == undisturbed[:to] and losses[to] != undisturbed[to]
     assert all(map(math.isfinite, losses)) and len(losses) == 12
     state = newest_committed(tmp_path / "checkpoints").manifest.state  # type: ignore[union-attr]
