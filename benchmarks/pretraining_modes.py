@@ -26,7 +26,7 @@ from data_shards.splits import Split
 from maetrain.checkpoint.fingerprint import fingerprint
 from maetrain.checkpoint.handover import CONTRACT
 from maetrain.evaluate.scores import ScoreRow, read_scores
-from maetrain.finetune.job import read_result, run_job
+from maetrain.finetune.job import Protocol, read_result, run_job
 from maetrain.finetune.plan import plan_jobs, pretrain_pool, split_of, test_cases_of
 from maetrain.recipes.config import RunConfig
 from maetrain.recipes.load import load_recipe
@@ -35,7 +35,7 @@ from maetrain.tracking.tracker import NullTracker
 from maetrain.train.config import PretrainSetup
 from maetrain.train.curve import Curve, StepInfo
 from maetrain.train.export import export_encoder
-from maetrain.train.group import RankInfo, joined_group
+from maetrain.train.group import RankInfo, alone, joined_group
 from maetrain.train.pretrain import pretrain
 
 MODES = ("dense", "visible")
@@ -76,21 +76,19 @@ def scores_of(
     jobs = plan_jobs(index, split, config.sweep.budgets, config.sweep.seeds, arms)
     cases = load_labelled(index, sorted({s for job in jobs for s in job.subjects} | set(split.monitor)))
     test_cases = test_cases_of(archive, index, split, config.sweep.max_test_cases)
+    protocol = Protocol.of(config.model, config.finetune, index, config.evaluate.tolerance_mm, test_cases)
     rows: list[ScoreRow] = []
     for job in jobs:
         folder = out / "jobs" / job.name
         if read_result(folder) is None:
             result = run_job(
                 job,
-                config.model,
-                config.finetune,
-                index,
+                protocol,
                 [case for case in cases if case.subject in job.subjects],
                 [case for case in cases if case.subject in split.monitor],
-                test_cases,
-                config.evaluate.tolerance_mm,
                 folder,
                 NullTracker(),
+                alone(),
             )
             print(f"{job.name}: Dice {result.test_dice:.3f} in {result.seconds:.0f} s", flush=True)
         rows += read_scores(folder / "scores.csv")

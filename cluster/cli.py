@@ -195,77 +195,190 @@ def pretrain(
 
 
 @cli.command(
-    epilog=examples("maetrain sweep small --shards shards/ --data scans/ --handover runs/mae/handover --out sweep/")
+    epilog=examples(
+        "maetrain sweep small --shards shards/ --data scans/ --handover runs/mae/handover --out sweep/",
+        "maetrain sweep small --shards shards/ --data scans/ --handover mae=runs/a/handover "
+        "--handover long=runs/b/handover --out sweep/ sweep.arms=[scratch,mae,long,random-mae]",
+        "maetrain sweep --resume --out sweep/",
+    )
 )
-@click.argument("recipe")
+@click.argument("recipe", required=False)
 @OVERRIDES
-@click.option("--shards", "shards_dir", type=PLACE, required=True, help="Folder of a shard index with labels.")
-@click.option("--data", type=PATH, required=True, help="The archive the shards come from; test scans are read there.")
-@click.option("--handover", type=PATH, help="Encoder for the arm `mae`; needed where the recipe has that arm.")
+@click.option("--shards", "shards_dir", type=PLACE, help="Folder of a shard index with labels.")
+@click.option("--data", type=PATH, help="The archive the shards come from; test scans are read there.")
+@click.option(
+    "--handover",
+    "handovers",
+    multiple=True,
+    metavar="[ARM=]FOLDER",
+    help="Encoder an arm starts from, `mae` where none is named; once for each arm that needs one.",
+)
+@click.option(
+    "--elsewhere",
+    multiple=True,
+    metavar="NAME=FOLDER",
+    help="Labelled archive of another study: every model is scored on it too, and on nothing of it trained.",
+)
 @click.option("--out", type=FOLDER, required=True, help="Folder of jobs and report.")
+@click.option("--resume", is_flag=True, help="Go on with the sweep in OUT as it was ordered; no other settings needed.")
 @click.option("--address", help="Ray cluster to join; without it, Ray starts on this machine.")
 @click.option("--tracking-uri", help="MLflow store. Default: sqlite in OUT.")
 def sweep(
-    recipe: str,
+    recipe: str | None,
     overrides: tuple[str, ...],
-    shards_dir: Path,
-    data: Path,
-    handover: Path | None,
+    shards_dir: Path | None,
+    data: Path | None,
+    handovers: tuple[str, ...],
+    elsewhere: tuple[str, ...],
     out: Path,
+    resume: bool,
     address: str | None,
     tracking_uri: str | None,
 ) -> None:
     """Finetune at every budget, arm and seed, score on the test persons, and write the report.
 
-    Finished jobs are kept when the command is run again.
+    Finished jobs are kept when the command is run again: it does what is missing, whatever ended it before.
     """
+    from cluster.order import SweepOrder, named_folders
     from cluster.verbs import run_sweep_verb
     from maetrain.recipes.load import load_recipe
 
-    run_sweep_verb(load_recipe(recipe, overrides), shards_dir, data, handover, out, address, tracking_uri)
+    if resume:
+        if recipe or shards_dir or data or handovers or elsewhere:
+            raise click.UsageError("--resume takes the order from OUT; give --out, and --address or --tracking-uri")
+        order = SweepOrder.load(out)
+    elif not (recipe and shards_dir and data):
+        raise click.UsageError("give RECIPE, --shards and --data, or --resume for a sweep that is in OUT already")
+    else:
+        order = SweepOrder(
+            config=load_recipe(recipe, overrides),
+            shards=str(shards_dir),
+            data=data.resolve(),
+            handovers=named_folders("--handover", handovers, unnamed="mae"),
+            elsewhere=named_folders("--elsewhere", elsewhere),
+        )
+    run_sweep_verb(order, out, address, tracking_uri)
 
 
-@cli.command(epilog=examples("maetrain evaluate out/jobs/JOB/model scans/ --out scores.csv"))
-@click.argument("model", type=PATH)
-@click.argument("archive", type=PATH)
-@click.option("--out", type=FILE, required=True, help="CSV of scores, one row per case and class.")
+@cli.command(
+    epilog=examples(
+        "maetrain evaluate out/jobs/JOB/model scans/ --out scores.csv",
+        "maetrain evaluate --predictions nnunet/predicted scans/ scores.csv --arm nnunet --budget 8 --seed 1",
+    )
+)
+@click.argument("paths", type=PATH, nargs=-1, required=True, metavar="[MODEL] ARCHIVE [OUT]")
+@click.option("--out", type=FILE, help="CSV of scores, one row per case and class; or OUT as the last argument.")
+@click.option("--predictions", type=FOLDER, help="Score the NIfTI files in this folder instead of a MODEL.")
+@click.option("--arm", help="What the table calls these predictions; needed with --predictions.")
+@click.option("--budget", type=click.IntRange(min=1), help="Labelled persons they learnt from. Default: 1.")
+@click.option("--seed", type=int, help="Seed of their training. Default: 0.")
 @click.option("--subjects", help="Comma-separated persons to score; default: all labelled ones.")
 @click.option(
     "--tolerance-mm", type=click.FloatRange(min=0), default=1.0, show_default=True, help="Tolerance of surface Dice."
 )
-def evaluate(model: Path, archive: Path, out: Path, subjects: str | None, tolerance_mm: float) -> None:
-    """Score the finetuned MODEL on labelled cases of ARCHIVE, in the scans' own grid and spacing."""
-    from cluster.verbs import run_evaluate_verb
+def evaluate(
+    paths: tuple[Path, ...],
+    out: Path | None,
+    predictions: Path | None,
+    arm: str | None,
+    budget: int | None,
+    seed: int | None,
+    subjects: str | None,
+    tolerance_mm: float,
+) -> None:
+    """Score the finetuned MODEL on labelled cases of ARCHIVE, in the scans' own grid and spacing.
 
-    run_evaluate_verb(model, archive, out, subjects.split(",") if subjects else None, tolerance_mm)
+    With --predictions, score segmentations that any program has written: one file a case, called as the case
+    (NAME.nii.gz) and in the grid of its label.
+    """
+    from cluster.verbs import run_evaluate_verb, run_predictions_verb
+
+    named = paths if out is None else (*paths, out)
+    persons = subjects.split(",") if subjects else None
+    if predictions is not None:
+        if len(named) != 2 or not arm:
+            raise click.UsageError("--predictions FOLDER needs ARCHIVE, OUT and --arm NAME, and no MODEL")
+        job = (1 if budget is None else budget, arm, 0 if seed is None else seed)
+        run_predictions_verb(predictions, *named, persons, tolerance_mm, job)
+        return
+    if len(named) != 3:
+        raise click.UsageError("give MODEL ARCHIVE --out OUT, or --predictions FOLDER ARCHIVE OUT --arm NAME")
+    if arm is not None or budget is not None or seed is not None:
+        raise click.UsageError("--arm, --budget and --seed go with --predictions; a MODEL knows its own")
+    run_evaluate_verb(*named, persons, tolerance_mm)
 
 
-@cli.command(epilog=examples("maetrain predict out/jobs/JOB/model scan.nii.gz segmentation.nii.gz"))
+@cli.command(
+    epilog=examples(
+        "maetrain predict out/jobs/JOB/model scan.nii.gz segmentation.nii.gz",
+        "maetrain predict out/jobs/JOB/model t1.nii.gz flair.nii.gz segmentation.nii.gz",
+        "maetrain predict out/jobs/JOB/model scans/ segmentations/ --skip-existing",
+        "maetrain predict out/jobs/JOB/model scans/ segmentations/ --overlap 0.75 --mirror D --mirror H",
+    )
+)
 @click.argument("model", type=PATH)
 @click.argument("images", type=PATH, nargs=-1, required=True)
 @click.argument("out", type=PATH)
-def predict(model: Path, images: tuple[Path, ...], out: Path) -> None:
-    """Segment a NIfTI image with a finetuned MODEL; OUT gets its grid and affine.
+@click.option(
+    "--overlap",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.5,
+    show_default=True,
+    help="Share of a window that the next one covers again; more is slower and smoother.",
+)
+@click.option(
+    "--windows-at-once",
+    type=click.IntRange(min=1),
+    default=4,
+    show_default=True,
+    help="Windows in one pass of the network: more for a GPU, fewer where memory is short.",
+)
+@click.option(
+    "--mirror",
+    type=click.Choice(["D", "H", "W"]),
+    multiple=True,
+    help="Average over flips along this axis, too (D up-down, H front-back, W left-right); twice the time each. "
+    "W is wrong where left and right are different classes.",
+)
+@click.option("--skip-existing", is_flag=True, help="Keep segmentations that this model and these settings have made.")
+def predict(
+    model: Path,
+    images: tuple[Path, ...],
+    out: Path,
+    overlap: float,
+    windows_at_once: int,
+    mirror: tuple[str, ...],
+    skip_existing: bool,
+) -> None:
+    """Segment scans with a finetuned MODEL; each segmentation gets its scan's grid and affine.
 
-    IMAGES: one file, or one per channel in the order of the model's channel_names.
+    IMAGES: one file, or one per channel in the order of the model's channel_names, and OUT a NIfTI file. Or a folder
+    of scans (nnU-Net's case_0000, case_0001 are channels of one case; of an MSD archive, its imagesTs), and OUT a
+    folder: a scan that can't be segmented is told at the end, with exit code 1. Uses a GPU where there is one.
     """
-    from cluster.console import say
-    from maetrain.evaluate.model_folder import load_model
-    from maetrain.evaluate.predict import predict_file
+    from cluster.predict import run_predict_verb
+    from maetrain.evaluate.sliding import Sliding
 
-    network, contract = load_model(model)
-    predict_file(network, images, out, contract.preprocess, contract.window_DHW)
-    classes = ", ".join(f"{value} {name}" for value, name in enumerate(contract.class_names))
-    say(f"{out}: {classes}")
+    how = Sliding(overlap, windows_at_once, tuple("DHW".index(axis) for axis in sorted(set(mirror))))
+    if failed := run_predict_verb(model, images, out, how, skip_existing):
+        for error in failed:
+            click.echo(f"maetrain: {error}", err=True)
+        sys.exit(1)
 
 
-@cli.command(epilog=examples("maetrain report out/"))
+@cli.command(epilog=examples("maetrain report out/", "maetrain report docs/results/NAME --out report/ --arm mae"))
 @click.argument("folder", type=PATH)
-def report(folder: Path) -> None:
-    """Write FOLDER/report anew from the scores and inputs of an earlier demo or sweep."""
+@click.option("--out", type=FOLDER, help="Where to write. Default: FOLDER/report.")
+@click.option("--arm", help="The arm the report is about. Default: mae, or the first beside scratch.")
+def report(folder: Path, out: Path | None, arm: str | None) -> None:
+    """Write the report anew from FOLDER/scores.csv, or FOLDER/report/scores.csv as a sweep leaves it.
+
+    Beside it may lie inputs.json (configuration, provenance, pictures), curves.csv (validation curves), and
+    elsewhere/NAME.csv (scores of the same models on cases from another scanner or study).
+    """
     from cluster.verbs import run_report_verb
 
-    run_report_verb(folder)
+    run_report_verb(folder, out, arm)
 
 
 @cli.command(epilog=examples("maetrain export runs/mae encoder/"))
@@ -274,13 +387,30 @@ def report(folder: Path) -> None:
 def export(run: Path, out: Path) -> None:
     """Write the encoder of a pretraining RUN (its newest checkpoint, or one named) to OUT.
 
-    encoder.safetensors holds the weights, contract.json what they are.
+    encoder.safetensors holds the weights, contract.json what they are and must be fed, nnformer_encoder.py the network
+    for programs that have torch but not maetrain (docs/examples/load_encoder.py).
     """
     from cluster.console import say
     from maetrain.train.export import export_encoder
 
     handover = export_encoder(run, out)
     say(f"{out}: encoder after {handover.step} steps, {len(handover.key_map)} tensors, {handover.weights_sha256[:12]}")
+
+
+@cli.command("export-onnx", epilog=examples("maetrain export-onnx out/jobs/JOB/model segmentation.onnx"))
+@click.argument("model", type=PATH)
+@click.argument("out", type=FILE)
+def export_onnx_verb(model: Path, out: Path) -> None:
+    """Write a finetuned MODEL as ONNX: a batch of windows in, logits of full resolution out.
+
+    Class names, channels, window and preprocessing are in the file's metadata. The file is run by onnxruntime beside
+    torch before it is there.
+    """
+    from cluster.console import say
+    from maetrain.evaluate.onnx_export import export_onnx
+
+    difference = export_onnx(model, out)
+    say(f"{out}: logits differ from torch's by {difference:.1e} at most")
 
 
 @cli.group()

@@ -4,49 +4,35 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from cluster.console import progress_bar, say, show_table
+from cluster.champions import crown
+from cluster.console import say, show_table
 from cluster.pipeline import Timings
 from cluster.provenance import provenance
 from cluster.reporting import report_inputs
 from cluster.session import Resources
-from cluster.sweep import results_of, run_sweep
+from cluster.stages import Stage
+from cluster.sweep import Comparison, results_of, run_sweep
 from cluster.tracked import Tracking
-from data_shards.archive.layout import Archive
-from data_shards.formats.index import ShardIndex
-from data_shards.splits import Split
-from maetrain.evaluate.scores import read_scores
-from maetrain.finetune.plan import plan_jobs
+from maetrain.evaluate.scores import ScoreRow, read_scores, write_scores
+from maetrain.finetune.config import FinetuneJob
 from maetrain.recipes.config import RunConfig
+from maetrain.report.material import ELSEWHERE, INPUTS
 from maetrain.report.page import write_report
 from maetrain.report.results import Results, analyse
-from maetrain.report.verdict import headline, summary_rows
+from maetrain.report.verdict import summary_rows
 from maetrain.tracking.mlflow_tracker import MlflowTracker
 from maetrain.tracking.tracker import Tracker
 
-INPUTS = "inputs.json"
-
 
 def compare_arms(
-    config: RunConfig,
-    index: ShardIndex,
-    archive: Archive,
-    split: Split,
-    arms: Mapping[str, str | None],
-    out: Path,
-    resources: Resources,
-    parent: MlflowTracker,
-    tracking: Tracking,
-    timings: Timings,
+    comparison: Comparison, resources: Resources, parent: MlflowTracker, tracking: Tracking, timings: Timings
 ) -> Path:
-    """Runs what is missing of the sweep, writes `out`/report, returns its page. `arms`: name -> handover folder."""
-    jobs = plan_jobs(index, split, config.sweep.budgets, config.sweep.seeds, arms)
-    say(
-        f"sweep: {len(jobs)} jobs, budgets {list(config.sweep.budgets)} x arms {list(arms)} "
-        f"x {len(config.sweep.seeds)} seeds"
-    )
+    """Runs what is missing of the sweep, writes `comparison.out`/report, returns its page."""
+    config, arms, out = comparison.config, comparison.arms, comparison.out
+    grid = f"budgets {list(config.sweep.budgets)} x arms {list(arms)} x {len(config.sweep.seeds)} seeds"
+    say(f"sweep: {len(config.sweep.budgets) * len(arms) * len(config.sweep.seeds)} jobs, {grid}")
     started = time.perf_counter()
-    with progress_bar("finetune jobs") as bar:
-        stages = run_sweep(jobs, config, index, archive, split, out, resources, bar, tracking, say)
+    stages, rates = run_sweep(comparison, resources, tracking, say)
     timings["sweep"] = time.perf_counter() - started
     results = results_of(stages)
     facts = provenance() | {
@@ -54,17 +40,31 @@ def compare_arms(
         "wall time of this call": ", ".join(f"{name} {seconds:.0f} s" for name, seconds in timings.items()),
         "wall time of finetuning": f"{sum(r.seconds for r in results):.0f} s over {len(results)} jobs",
     }
-    inputs = report_inputs(config, index, split, arms, results, stages, facts, out)
+    inputs = report_inputs(comparison, results, stages, rates, facts)
     inputs.save(out / INPUTS)
     rows = [row for stage in stages.values() for row in read_scores(stage.folder / "scores.csv")]
-    page = write_report(rows, inputs, out, out / "report")
-    numbers = analyse(rows, inputs)
+    elsewhere = _gather_elsewhere(comparison, stages)
+    page = write_report(rows, inputs, out, out / "report", elsewhere=elsewhere)
+    numbers = analyse(rows, inputs, elsewhere=elsewhere)
     log_parent(parent, config, numbers, page.parent)
+    crown(dict(zip(stages, results, strict=True)), stages, comparison.index.name, tracking, say)
     say("")
     if numbers.comparisons:
         show_table(f"Dice on {numbers.comparisons[0].n_subjects} test persons", summary_rows(numbers.comparisons))
-        say(headline(numbers.comparisons))
+        say(numbers.headline)
     return page
+
+
+def _gather_elsewhere(comparison: Comparison, stages: Mapping[FinetuneJob, Stage]) -> dict[str, list[ScoreRow]]:
+    """name -> the scores of all jobs on that other study; as files in `comparison.out`, for `maetrain report`."""
+    found = {}
+    for name in comparison.elsewhere:
+        found[name] = [row for s in stages.values() for row in read_scores(s.folder / ELSEWHERE / f"{name}.csv")]
+        write_scores(comparison.out / ELSEWHERE / f"{name}.csv", found[name])
+    for path in (comparison.out / ELSEWHERE).glob("*.csv"):
+        if path.stem not in found:
+            path.unlink()
+    return found
 
 
 def log_parent(parent: Tracker, config: RunConfig, numbers: Results, report: Path) -> None:
@@ -72,7 +72,7 @@ def log_parent(parent: Tracker, config: RunConfig, numbers: Results, report: Pat
     parent.params(config.model_dump(mode="json", exclude={"shards": {"privacy"}}))
     for point in numbers.points:
         parent.metrics({f"test_dice_{point.arm}": point.mean}, step=point.budget)
-    for path in sorted(report.iterdir()):
-        parent.file(path, "report")
-    said = headline(numbers.comparisons)
+    for path in sorted(path for path in report.rglob("*") if path.is_file()):
+        parent.file(path, str(Path("report") / path.parent.relative_to(report)))
+    said = numbers.headline
     parent.tags({"mlflow.note.content": f"{said}\n\nThe report is among the artifacts: report/index.html."})

@@ -8,19 +8,32 @@ from pathlib import Path
 
 from cluster.comparison import compare_arms
 from cluster.console import say
-from cluster.pipeline import Timings, fit_channels, make_archive, make_encoder, make_setup, make_shards, pretrain_stage
+from cluster.pipeline import (
+    Timings,
+    fit_channels,
+    make_archive,
+    make_encoder,
+    make_setup,
+    make_shards,
+    make_untrained,
+    pretrain_stage,
+)
 from cluster.pretrain import check_setup, fit_workers
 from cluster.reporting import check_encoder
 from cluster.session import ray_session
+from cluster.sweep import Comparison, check_plan
 from cluster.tracked import Tracking, tracked
 from data_shards.archive.identity import read_identity
 from data_shards.archive.layout import read_archive
+from data_shards.errors import InputError
+from data_shards.formats.files import locked
 from maetrain.checkpoint.fingerprint import fingerprint
-from maetrain.finetune.plan import plan_jobs, pretrain_pool, split_of
-from maetrain.recipes.config import RunConfig
+from maetrain.finetune.plan import pretrain_pool, split_of
+from maetrain.recipes.config import SCRATCH, UNTRAINED, RunConfig
 from maetrain.tracking.mlflow_tracker import open_experiment
 
 EXPERIMENT = "maetrain"
+LOCK = ".lock"  # two calls in one folder would write over each other
 
 
 def tracking_uri(out: Path) -> str:
@@ -37,17 +50,19 @@ def run_demo(config: RunConfig, data: Path | None, out: Path, address: str | Non
     root = archive.root
     out.mkdir(parents=True, exist_ok=True)
     say(f"{archive.name}: {len(archive.cases)} scans of {len({c.subject for c in archive.cases})} persons in {root}")
-    with ray_session(address, config.cluster.object_store_mib) as resources:
+    with locked(out / LOCK), ray_session(address, config.cluster.object_store_mib) as resources:
         index = make_shards(archive, config.shards.model_copy(update={"format": "zarr"}), out, timings)
         tar_index = make_shards(archive, config.shards.model_copy(update={"format": "webdataset"}), out, timings)
         config = fit_workers(fit_channels(config, index), resources)
         split = split_of(index, config.split.test_share, config.split.monitor_subjects, config.split.seed)
         say(f"split: {len(split.test)} test, {len(split.monitor)} monitor, {len(split.train)} training persons")
         arms: dict[str, str | None] = dict.fromkeys(config.sweep.arms)
+        if unknown := sorted({*arms} - {SCRATCH, "mae", UNTRAINED}):
+            raise InputError(f"sweep.arms: the demo makes no encoder for {unknown[0]!r}; use `maetrain sweep` for it")
         pool = pretrain_pool(index, split)
         stage = pretrain_stage(config, index, pool, out)
         # what can be known to fail later fails now
-        plan_jobs(index, split, config.sweep.budgets, config.sweep.seeds, arms)
+        check_plan(Comparison(config, index, archive, split, arms, {}, out))
         if "mae" in arms:
             check_setup(make_setup(config, index, pool, stage.folder), index.sha256, config.cluster, resources)
 
@@ -59,12 +74,15 @@ def run_demo(config: RunConfig, data: Path | None, out: Path, address: str | Non
             parent.tags({"kind": "demo"})
             parent.dataset(index.name, index.sha256, str(index.root), "pretrain")
             parent.dataset(tar_index.name, tar_index.sha256, str(tar_index.root), "finetune")
+            if UNTRAINED in arms:
+                arms[UNTRAINED] = str(make_untrained(config, tar_index, out))
             if "mae" in arms:
                 handover = make_encoder(config, index, stage, pool, resources, tracking, timings)
                 check_encoder(tar_index, split, config, handover)
                 arms["mae"] = str(handover)
             # labelled volumes come out of the other format: both are read for real
-            page = compare_arms(config, tar_index, archive, split, arms, out, resources, parent, tracking, timings)
+            comparison = Comparison(config, tar_index, archive, split, arms, {}, out)
+            page = compare_arms(comparison, resources, parent, tracking, timings)
     say(f"report: {page}")
     # in the environment's folder, which nobody may have activated
     mlflow = Path(sys.executable).with_name("mlflow")

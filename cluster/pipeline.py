@@ -31,6 +31,7 @@ from maetrain.train.config import PretrainSetup
 from maetrain.train.export import export_encoder
 from maetrain.train.picture import rebuilt_crop
 from maetrain.train.resume import FREE
+from maetrain.train.untrained import hand_over_untrained
 
 Timings = dict[str, float]
 
@@ -151,3 +152,14 @@ def make_encoder(
         tracker.params({"model": setup.model.model_dump(), "pretrain": setup.pretrain.model_dump()})
         tracker.dataset(index.name, index.sha256, str(index.root), "pretrain")
         return pretrain_and_export(setup, config, index, resources, tracker)
+
+
+def make_untrained(config: RunConfig, index: ShardIndex, out: Path) -> Path:
+    """The handover of an encoder of zero pretraining steps; written once for its settings."""
+    settings = {"seed": config.pretrain.seed, "mae": config.pretrain.mae.model_dump(mode="json")}
+    inputs = {"shard_index_sha256": index.sha256, "model": config.model.encoder_settings(), **settings}
+    stage = Stage(out / "pretrain", "untrained", inputs)
+    if not stage.is_finished:
+        with timed(stage, {}):
+            hand_over_untrained(config.model, config.pretrain, index, stage.folder / "handover")
+    return stage.folder / "handover"

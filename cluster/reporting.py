@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cluster.stages import Stage
+from cluster.sweep import Comparison
 from data_shards.errors import InputError
 from data_shards.formats.index import ShardIndex
 from data_shards.splits import Split
@@ -46,24 +47,27 @@ def check_overlap(index: ShardIndex, split: Split, handover: Path) -> Overlap:
 
 
 def report_inputs(
-    config: RunConfig,
-    index: ShardIndex,
-    split: Split,
-    arms: Mapping[str, str | None],
+    comparison: Comparison,
     results: Sequence[JobResult],
     stages: Mapping[FinetuneJob, Stage],
+    rates: Mapping[str, float],
     provenance: dict[str, str],
-    out: Path,
 ) -> ReportInputs:
-    """Everything on the report's page that is not a score; picture paths are relative to `out`."""
-    handover = next((Path(folder) for folder in arms.values() if folder), None)
-    pool = read_pool(handover) if handover else []
-    loss = LossCurve.load(handover.parent / "curve.jsonl") if handover else LossCurve()
+    """Everything on the report's page that is not a score; picture paths are relative to `comparison.out`.
+
+    Where several encoders are compared, the page shows the pretraining of the first; the overlap is that of all.
+    """
+    config, index, split = comparison.config, comparison.index, comparison.split
+    handovers = {arm: Path(folder) for arm, folder in comparison.arms.items() if folder}
+    pools = {arm: read_pool(folder) for arm, folder in handovers.items()}
+    shown = next((folder.parent for folder in handovers.values() if (folder.parent / "curve.jsonl").is_file()), None)
+    loss = LossCurve.load(shown / "curve.jsonl") if shown else LossCurve()
+    runs = ", ".join(f"{arm}: {folder.parent.name}" for arm, folder in handovers.items()) or "none"
     return ReportInputs(
         title=config.title,
         test_subjects=len(split.test),
-        pool_volumes=len(pool),
-        overlap=overlap(index, split, pool) if handover else None,
+        pool_volumes=max((len(pool) for pool in pools.values()), default=0),
+        overlap=overlap(index, split, [scan for pool in pools.values() for scan in pool]) if pools else None,
         tolerance_mm=config.evaluate.tolerance_mm,
         curves=[
             Curve(budget=r.job.budget, arm=r.job.arm, seed=r.job.seed, steps=r.monitor_steps, dice=r.monitor_dice)
@@ -72,21 +76,20 @@ def report_inputs(
         pretrain_curve=PretrainCurve(
             steps=[p.step for p in loss], loss=[p.loss for p in loss], volumes_per_s=[p.volumes_per_s for p in loss]
         ),
-        pictures=_pictures(handover, stages, out),
+        pictures=_pictures(shown, stages, comparison.out),
         config_yaml=explained(config),
-        provenance={"shard index": index.sha256, "encoder run": handover.parent.name if handover else "none"}
-        | provenance,
+        provenance={"shard index": index.sha256, "encoder runs": runs} | provenance,
         quarantined=[Quarantined(case=q.case, path=q.path, reason=q.reason) for q in index.quarantined],
-        notes=_notes(config, index),
+        notes=_notes(config, index, comparison.arms, rates),
     )
 
 
-def _pictures(handover: Path | None, stages: Mapping[FinetuneJob, Stage], out: Path) -> list[Picture]:
+def _pictures(pretraining: Path | None, stages: Mapping[FinetuneJob, Stage], out: Path) -> list[Picture]:
     """The reconstruction, and one overlay for each budget and arm of the first seed."""
     found = []
-    if handover is not None:
+    if pretraining is not None:
         caption = "Middle slices of one crop: the scan, what the encoder saw, and the hidden parts as it rebuilt them."
-        found.append(("reconstruction", caption, handover.parent / "reconstruction.png"))
+        found.append(("reconstruction", caption, pretraining / "reconstruction.png"))
     first_seed = min(job.seed for job in stages)
     for job, stage in stages.items():
         if job.seed == first_seed:
@@ -99,13 +102,19 @@ def _pictures(handover: Path | None, stages: Mapping[FinetuneJob, Stage], out: P
     ]
 
 
-def _notes(config: RunConfig, index: ShardIndex) -> list[str]:
+def _notes(
+    config: RunConfig, index: ShardIndex, arms: Mapping[str, str | None], rates: Mapping[str, float]
+) -> list[str]:
     said = []
     if config.sweep.max_test_cases:
         said.append(f"Only the first {config.sweep.max_test_cases} test cases were scored (sweep.max_test_cases).")
     if index.duplicates:
         said.append(f"{len(index.duplicates)} scans with the voxels of another were left out.")
-    if config.finetune.learning_rate != config.finetune.pretrained_learning_rate:
+    if rates:
+        chosen = ", ".join(f"{arm} {rate:g}" for arm, rate in rates.items())
+        grid = ", ".join(f"{rate:g}" for rate in config.sweep.learning_rates)
+        said.append(f"Peak learning rates, each arm's chosen out of {grid} on validation persons: {chosen}.")
+    elif len(arms) > 1 and config.finetune.learning_rate != config.finetune.pretrained_learning_rate:
         said.append(
             f"Peak learning rate: {config.finetune.learning_rate:g} from scratch, "
             f"{config.finetune.pretrained_learning_rate:g} from a pretrained encoder; fixed beforehand, not searched."

@@ -1,27 +1,13 @@
-"""Runs in the tracker that belong to pieces of work: one piece, one run, also over restarts."""
+"""The run of a piece of work in the tracker, written straight to MLflow; `journaled` is the way without a store."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
-from maetrain.tracking.mlflow_tracker import MlflowTracker, find_run, remove_run, set_parent
-from maetrain.train.wishes import Stopped
+from cluster.journaled import status_after
+from maetrain.tracking.mlflow_tracker import MlflowTracker, find_run, remove_run
+from maetrain.tracking.work import WORK_TAG, Tracking
 
-WORK_TAG = "maetrain.work"
-
-
-@dataclass(frozen=True)
-class Tracking:
-    """Where children log: their parent's store, experiment and run. Crosses process borders."""
-
-    uri: str
-    experiment_id: str
-    parent_run_id: str
-
-    def adopt(self, work: str) -> None:
-        """The run of a piece of work that was kept belongs to the newest parent that stands on it."""
-        if run_id := find_run(self.uri, self.experiment_id, WORK_TAG, work):
-            set_parent(self.uri, run_id, self.parent_run_id)
+__all__ = ["WORK_TAG", "Tracking", "tracked"]
 
 
 @contextmanager
@@ -35,11 +21,11 @@ def tracked(tracking: Tracking, name: str, work: str, resumes: bool = True) -> I
     if known and not resumes:
         remove_run(tracking.uri, known)
         known = None
-    tracker = MlflowTracker(tracking.uri, tracking.experiment_id, name, known, tracking.parent_run_id)
-    tracker.tags({WORK_TAG: work})
+    tags = {WORK_TAG: work}
+    tracker = MlflowTracker(tracking.uri, tracking.experiment_id, name, known, tracking.parent_run_id, tags)
     try:
         yield tracker
     except BaseException as error:
-        tracker.finish("KILLED" if isinstance(error, (KeyboardInterrupt, Stopped)) else "FAILED")
+        tracker.finish(status_after(error))
         raise
     tracker.finish()

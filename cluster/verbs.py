@@ -1,31 +1,36 @@
 """The verbs of the command line that are more than one call."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.comparison import INPUTS, compare_arms
+from cluster.comparison import compare_arms
 from cluster.console import say, show_table
-from cluster.demo import EXPERIMENT, tracking_uri
-from cluster.pipeline import fit_channels, make_setup, pretrain_and_export
+from cluster.demo import EXPERIMENT, LOCK, tracking_uri
+from cluster.order import SweepOrder
+from cluster.pipeline import fit_channels, make_setup, make_untrained, pretrain_and_export
 from cluster.pretrain import check_setup, fit_workers
 from cluster.reporting import check_encoder
 from cluster.session import ray_session
+from cluster.sweep import Comparison, check_plan, labelled_of
 from cluster.tracked import Tracking, tracked
 from data_shards.archive.identity import read_identity
-from data_shards.archive.layout import read_archive
+from data_shards.archive.layout import Archive, ArchiveCase, read_archive
 from data_shards.errors import InputError
-from data_shards.formats.files import is_remote, write_text
+from data_shards.formats.files import is_remote, locked, write_text
 from data_shards.formats.index import ShardIndex
+from data_shards.labels import Labels
 from data_shards.splits import Split
 from maetrain.checkpoint.fingerprint import fingerprint
+from maetrain.evaluate.metrics import EMPTY_MASK_RULE
 from maetrain.evaluate.model_folder import load_model
-from maetrain.evaluate.scores import ScoreRow, read_scores, write_scores
+from maetrain.evaluate.predictions import find_predictions, score_predictions
+from maetrain.evaluate.scores import ScoreRow, write_scores
 from maetrain.evaluate.test_set import score_cases
-from maetrain.finetune.plan import plan_jobs, pretrain_pool, split_of
-from maetrain.recipes.config import RunConfig
-from maetrain.report.inputs import ReportInputs
+from maetrain.finetune.plan import pretrain_pool, split_of
+from maetrain.recipes.config import SCRATCH, UNTRAINED, RunConfig
+from maetrain.report.material import read_material
 from maetrain.report.page import write_report
 from maetrain.tracking.mlflow_tracker import open_experiment
 
@@ -79,67 +84,133 @@ def run_pretrain_verb(
     say(f"encoder: {handover}")
 
 
-def run_sweep_verb(
-    config: RunConfig,
-    shards: Path,
-    data: Path,
-    handover: Path | None,
-    out: Path,
-    address: str | None,
-    uri: str | None,
-) -> None:
-    index, archive = ShardIndex.load(shards), read_archive(data, read_identity(config.shards.privacy, os.environ))
+def run_sweep_verb(order: SweepOrder, out: Path, address: str | None, uri: str | None) -> None:
+    config = order.config
+    index = ShardIndex.load(order.shards)
+    archive = read_archive(order.data, read_identity(config.shards.privacy, os.environ))
     config = fit_channels(config, index)
     split = _split(config, index)
-    arms: dict[str, str | None] = dict.fromkeys(config.sweep.arms)
-    if "mae" in arms:
-        if handover is None:
-            raise InputError("the arm `mae` needs an encoder: give --handover, or sweep.arms=[scratch]")
-        check_encoder(index, split, config, handover)
-        arms["mae"] = str(handover.resolve())
-    plan_jobs(index, split, config.sweep.budgets, config.sweep.seeds, arms)
-    with ray_session(address, config.cluster.object_store_mib) as resources:
-        root = _tracking(out, uri)
-        work = fingerprint({"out": str(out.resolve()), "config": config.model_dump(mode="json")})
-        with tracked(root, f"sweep {out.name}", work) as parent:
-            parent.tags({"kind": "sweep"})
-            parent.dataset(index.name, index.sha256, str(index.root), "finetune")
-            tracking = Tracking(root.uri, root.experiment_id, parent.run_id)
-            page = compare_arms(config, index, archive, split, arms, out, resources, parent, tracking, {})
+    with locked(out / LOCK):
+        arms = _arms(config, index, split, order.handovers, out)
+        elsewhere = {name: _elsewhere(index, split, name, folder) for name, folder in order.elsewhere.items()}
+        comparison = Comparison(config, index, archive, split, arms, elsewhere, out)
+        check_plan(comparison)
+        order.save(out)
+        with ray_session(address, config.cluster.object_store_mib) as resources:
+            root = _tracking(out, uri)
+            work = fingerprint({"out": str(out.resolve()), "config": config.model_dump(mode="json")})
+            with tracked(root, f"sweep {out.name}", work) as parent:
+                parent.tags({"kind": "sweep"})
+                parent.dataset(index.name, index.sha256, str(index.root), "finetune")
+                tracking = Tracking(root.uri, root.experiment_id, parent.run_id)
+                page = compare_arms(comparison, resources, parent, tracking, {})
     say(f"report: {page}")
+
+
+def _arms(
+    config: RunConfig, index: ShardIndex, split: Split, handovers: Mapping[str, Path], out: Path
+) -> dict[str, str | None]:
+    """arm -> the folder of its encoder. InputError for an arm that has none, or one that does not fit."""
+    arms: dict[str, str | None] = dict.fromkeys(config.sweep.arms)
+    if unknown := sorted({*handovers} - {*arms}):
+        raise InputError(
+            f"--handover {unknown[0]}=...: no arm of that name; sweep.arms = {list(arms)}, add {unknown[0]} to it"
+        )
+    for arm in arms:
+        if arm == SCRATCH:
+            if arm in handovers:
+                raise InputError(f"--handover {SCRATCH}=...: {SCRATCH} starts from random weights; name it otherwise")
+            continue
+        folder = handovers.get(arm)
+        if folder is None and arm == UNTRAINED:
+            folder = make_untrained(config, index, out)
+        if folder is None:
+            others = ",".join(other for other in arms if other != arm)
+            raise InputError(
+                f"the arm `{arm}` needs an encoder: give --handover {arm}=FOLDER, or sweep.arms=[{others}]"
+            )
+        check_encoder(index, split, config, folder)
+        arms[arm] = str(folder.resolve())
+    return arms
+
+
+def _elsewhere(index: ShardIndex, split: Split, name: str, folder: Path) -> Archive:
+    """Labelled cases of another study, none of a person that trains. InputError where they don't fit."""
+    archive = read_archive(folder)
+    if archive.labels != index.labels:
+        raise InputError(
+            f"--elsewhere {name}: its classes are {list(archive.class_names)}, the shards' {list(index.class_names)}: "
+            "give an archive with the same classes, in their order"
+        )
+    cases = labelled_of(archive)
+    if not cases:
+        raise InputError(f"--elsewhere {name}: {folder} has no labelled case")
+    if known := sorted({case.subject for case in cases} & {*split.train, *split.monitor}):
+        raise InputError(f"--elsewhere {name}: person {known[0]} is also in the shards; leave {known[0]} out of it")
+    return archive
 
 
 def run_evaluate_verb(
     model: Path, archive_root: Path, out: Path, subjects: Sequence[str] | None, tolerance_mm: float
 ) -> None:
     network, contract = load_model(model)
-    archive = read_archive(archive_root)
-    known = {case.subject for case in archive.cases}
-    if unknown := sorted({*(subjects or ())} - known):
-        raise InputError(f"--subjects: no person {unknown[0]!r} in {archive_root}; it has {len(known)} persons")
-    cases = [c for c in archive.cases if c.label_path is not None and (subjects is None or c.subject in subjects)]
-    if not cases:
-        raise InputError(f"{archive_root}: no labelled case to score; labels belong into labelsTr")
-    if archive.class_names != contract.class_names:
+    archive, cases = _labelled_cases(archive_root, subjects)
+    if archive.labels != contract.labels:
         raise InputError(
             f"{archive_root}: its classes are {list(archive.class_names)}, the model's {list(contract.class_names)}: "
             "scores would compare unlike things; give an archive with the model's classes, in their order"
         )
-    scores = score_cases(network, cases, contract.class_names, contract.preprocess, contract.window_DHW, tolerance_mm)
+    scores = score_cases(network, cases, contract.labels, contract.preprocess, contract.window_DHW, tolerance_mm)
     made_by = contract.made_by
     budget, arm, seed = int(made_by.get("budget", 1)), made_by.get("arm", "model"), int(made_by.get("seed", 0))
-    rows = [ScoreRow.of(score, budget, arm, seed) for score in scores]
+    _write_table(out, [ScoreRow.of(score, budget, arm, seed) for score in scores], contract.labels)
+
+
+def run_predictions_verb(
+    folder: Path,
+    archive_root: Path,
+    out: Path,
+    subjects: Sequence[str] | None,
+    tolerance_mm: float,
+    job: tuple[int, str, int],
+) -> None:
+    """`job`: what the rows say of budget, arm and seed; the files can't tell."""
+    archive, cases = _labelled_cases(archive_root, subjects)
+    if len(archive.class_names) < 2:
+        raise InputError(f"{archive_root}: no classes are named; add a dataset.json with labels")
+    files = find_predictions(folder, cases)
+    scores = score_predictions(files, cases, archive.labels, tolerance_mm)
+    _write_table(out, [ScoreRow.of(score, *job) for score in scores], archive.labels)
+
+
+def _labelled_cases(root: Path, subjects: Sequence[str] | None) -> tuple[Archive, list[ArchiveCase]]:
+    """The archive, and its labelled cases of `subjects` (None: of all)."""
+    archive = read_archive(root)
+    known = {case.subject for case in archive.cases}
+    if unknown := sorted({*(subjects or ())} - known):
+        raise InputError(f"--subjects: no person {unknown[0]!r} in {root}; it has {len(known)} persons")
+    cases = [c for c in archive.cases if c.label_path is not None and (subjects is None or c.subject in subjects)]
+    if not cases:
+        raise InputError(f"{root}: no labelled case to score; labels belong into labelsTr")
+    return archive, cases
+
+
+def _write_table(out: Path, rows: list[ScoreRow], labels: Labels) -> None:
+    """The rows as a file, their means on the terminal."""
     write_scores(out, rows)
     table = [("class", "Dice", "HD95 mm", "surface Dice", "cases")]
-    for name in contract.class_names[1:]:
+    for name in (target.name for target in labels.targets):
         own = [row for row in rows if row.class_name == name]
         means = [sum(getattr(r, key) for r in own) / len(own) for key in ("dice", "hd95_mm", "surface_dice")]
         table.append((name, f"{means[0]:.3f}", f"{means[1]:.2f}", f"{means[2]:.3f}", str(len(own))))
-    show_table(f"{len(cases)} cases", table)
+    show_table(f"{len({row.case for row in rows})} cases", table)
+    say(EMPTY_MASK_RULE)
     say(f"scores: {out}")
 
 
-def run_report_verb(folder: Path) -> None:
-    rows = read_scores(folder / "report" / "scores.csv")
-    page = write_report(rows, ReportInputs.load(folder / INPUTS), folder, folder / "report")
+def run_report_verb(folder: Path, out: Path | None, arm: str | None) -> None:
+    material = read_material(folder)
+    page = write_report(
+        material.rows, material.inputs, folder, out or folder / "report", arm=arm, elsewhere=material.elsewhere
+    )
     say(f"report: {page}")

@@ -177,6 +177,7 @@ def finish_build(results: Iterable[ShardResult], out_dir: Path, archive: Archive
         name=archive.name,
         channel_names=archive.channel_names,
         class_names=archive.class_names,
+        meaning=archive.meaning,
         preprocess=_decided(config.preprocess, volumes),
         volumes=volumes,
         shards=tuple(shards[name] for name in names if name in shards),

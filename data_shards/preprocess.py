@@ -1,7 +1,8 @@
 """Brings every scan into one frame (RAS, D H W, spacing, intensity) and takes a prediction back to the file's own grid.
 
 The way in: reorient to the closest RAS axes, transpose to depth first (D = z from feet to head, H = y, W = x), crop to
-content, normalise intensity, resample. What was done is a `PreprocessRecord`; `restore_probabilities` walks it back.
+content, normalise intensity, resample. What was done is a `PreprocessRecord`; `Restorer` walks it back, slab by slab
+along D. At most three float32 copies of a scan are alive at a time: 2 GB for a CT of 512 x 512 x 600.
 X Y Z are the file's axes, C channels, K classes.
 """
 
@@ -18,7 +19,7 @@ from data_shards.archive.nifti import MAX_VOXELS
 from data_shards.archive.volume import Volume, stack_channels
 from data_shards.errors import InputError, VolumeError
 from data_shards.order.crops import slices
-from data_shards.resample import largest_share, resample, resample_label
+from data_shards.resample import SlabVote, Winners, largest, resample, resample_label
 
 _TISSUE_HU = -500.0  # between lung and soft tissue
 
@@ -163,22 +164,49 @@ def prepare_label(label: Volume, record: PreprocessRecord) -> np.ndarray:
     return np.ascontiguousarray(resample_label(label_DHW[box], record.shape_DHW))
 
 
-def restore_probabilities(prob_KDHW: np.ndarray, record: PreprocessRecord) -> np.ndarray:
-    """The segmentation in the original file's grid, uint8 (X, Y, Z), from class probabilities (K, D, H, W).
+class Restorer:
+    """Takes class probabilities (K, d, H, W) slab by slab along D and ends with the segmentation in the file's grid.
 
-    Probabilities are resampled before the largest is taken; what was cropped off is background (0).
+    Probabilities are resampled before `winners` decides, the largest by default; what was cropped off is background.
     """
-    if tuple(prob_KDHW.shape[1:]) != record.shape_DHW:
-        raise InputError(f"prediction has shape {prob_KDHW.shape[1:]}, the prepared scan has {record.shape_DHW}")
-    cropped_shape = [b - a for a, b in zip(record.crop_start, record.crop_stop, strict=True)]
-    orientation = np.array(record.orientation)
-    shape_ras = [0, 0, 0]
-    for n, (axis, _) in zip(record.shape_XYZ, record.orientation, strict=True):
-        shape_ras[axis] = n
-    label_DHW = np.zeros(shape_ras[::-1], dtype=np.uint8)
-    label_DHW[slices(record.crop_start, record.crop_stop)] = largest_share(prob_KDHW, cropped_shape)
-    to_file = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), orientation)
-    return np.ascontiguousarray(nib.orientations.apply_orientation(label_DHW.transpose(2, 1, 0), to_file))
+
+    def __init__(self, record: PreprocessRecord, winners: Winners = largest) -> None:
+        self.record = record
+        cropped_shape = [b - a for a, b in zip(record.crop_start, record.crop_stop, strict=True)]
+        shape_ras = [0, 0, 0]
+        for n, (axis, _) in zip(record.shape_XYZ, record.orientation, strict=True):
+            shape_ras[axis] = n
+        self.label_DHW = np.zeros(shape_ras[::-1], dtype=np.uint8)
+        self.in_box_DHW = self.label_DHW[slices(record.crop_start, record.crop_stop)]
+        self.vote = SlabVote(record.shape_DHW, cropped_shape, winners)
+        self.depth = 0
+
+    def add(self, prob_KdHW: np.ndarray) -> None:
+        """The next rows. Raises InputError where they don't fit the prepared scan."""
+        self.depth += prob_KdHW.shape[1]
+        self._check(self.depth <= self.record.shape_DHW[0], (self.depth, *prob_KdHW.shape[2:]))
+        self._check(prob_KdHW.shape[2:] == self.record.shape_DHW[1:], (self.depth, *prob_KdHW.shape[2:]))
+        start = self.vote.done
+        rows_dHW = self.vote.add(prob_KdHW)
+        self.in_box_DHW[start : start + len(rows_dHW)] = rows_dHW
+
+    def labels_XYZ(self) -> np.ndarray:
+        """uint8 (X, Y, Z). Raises InputError where rows are missing."""
+        self._check(self.depth == self.record.shape_DHW[0], (self.depth, *self.record.shape_DHW[1:]))
+        orientation = np.array(self.record.orientation)
+        to_file = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), orientation)
+        return np.ascontiguousarray(nib.orientations.apply_orientation(self.label_DHW.transpose(2, 1, 0), to_file))
+
+    def _check(self, fits: bool, shape_DHW: tuple[int, ...]) -> None:
+        if not fits:
+            raise InputError(f"prediction has shape {shape_DHW}, the prepared scan has {self.record.shape_DHW}")
+
+
+def restore_probabilities(prob_KDHW: np.ndarray, record: PreprocessRecord) -> np.ndarray:
+    """The segmentation in the original file's grid, uint8 (X, Y, Z), from class probabilities (K, D, H, W)."""
+    restorer = Restorer(record)
+    restorer.add(prob_KDHW)
+    return restorer.labels_XYZ()
 
 
 def _to_dhw(data_XYZ: np.ndarray, orientation: np.ndarray) -> np.ndarray:
@@ -212,16 +240,20 @@ def _intensity(image: Volume, channel_DHW: np.ndarray, config: PreprocessConfig)
     for values in (foreground, channel_DHW):  # a two-valued image has a flat foreground: take all of it
         if values.size:
             low, high = (float(p) for p in np.percentile(values, config.clip_percentiles))
-            clipped = np.clip(values, np.float32(low), np.float32(high))
-            mean = float(clipped.mean(dtype=np.float64))
-            std = math.sqrt(np.square(clipped - np.float32(mean)).mean(dtype=np.float64))
+            spread = np.clip(values, np.float32(low), np.float32(high))
+            mean = float(spread.mean(dtype=np.float64))
+            spread -= np.float32(mean)
+            std = math.sqrt(np.square(spread, out=spread).mean(dtype=np.float64))
             if high > low and std > 0:
                 return low, high, mean, std
     raise VolumeError(f"{image.path}: nearly every voxel is {channel_DHW.flat[0]:g}, nothing to learn: remove the scan")
 
 
 def _normalise(channel_DHW: np.ndarray, low: float, high: float, shift: float, scale: float) -> np.ndarray:
-    return (np.clip(channel_DHW, low, high) - np.float32(shift)) / np.float32(scale)
+    channel_DHW = np.clip(channel_DHW, low, high)  # a copy; the rest in place
+    channel_DHW -= np.float32(shift)
+    channel_DHW /= np.float32(scale)
+    return channel_DHW
 
 
 def _is_foreground(volume_CDHW: np.ndarray, record: PreprocessRecord, config: PreprocessConfig) -> np.ndarray:

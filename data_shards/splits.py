@@ -41,10 +41,12 @@ class Split:
 
 
 def classes_by_subject(index: ShardIndex) -> dict[str, frozenset[int]]:
-    """For every labelled person the foreground classes their scans hold (may be none)."""
+    """For every labelled person the targets (counted from 1) that their scans hold some of; may be none."""
+    targets = index.labels.targets
     found: dict[str, frozenset[int]] = {}
     for volume in index.volumes.take(index.volumes.labelled):
-        found[volume.subject] = found.get(volume.subject, frozenset()) | (frozenset(volume.label_classes) - {0})
+        held = frozenset(k for k, target in enumerate(targets, 1) if {*target.values} & {*volume.label_classes})
+        found[volume.subject] = found.get(volume.subject, frozenset()) | held
     return found
 
 

@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from data_shards.labels import PLAIN, LabelMeaning, Labels
+
 NIFTI_ENDINGS = (".nii.gz", ".nii")
 NRRD_ENDINGS = (".nrrd", ".nhdr")
 META_ENDINGS = (".mha", ".mhd")
@@ -49,6 +51,11 @@ class Archive:
     channel_names: tuple[str, ...]
     class_names: tuple[str, ...]
     cases: tuple[ArchiveCase, ...]
+    meaning: LabelMeaning = PLAIN
+
+    @property
+    def labels(self) -> Labels:
+        return Labels(self.class_names, self.meaning)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The labelled layouts: MSD (`dataset.json` with a "training" list, or imagesTr/labelsTr) and nnU-Net v2.
 
-nnU-Net has one file per channel (`case_0000.nii.gz`), "channel_names", and labels as name -> value.
+nnU-Net has one file per channel (`case_0000.nii.gz`), "channel_names", and labels as name -> value; or, for regions, as
+name -> values with "regions_class_order" beside; a label named "ignore" marks voxels that nobody annotated.
 """
 
 import json
@@ -12,6 +13,9 @@ from typing import Any
 
 from data_shards.archive.cases import VOLUME_ENDINGS, FoundCase, is_volume_file, stem
 from data_shards.errors import InputError
+from data_shards.labels import LabelMeaning, Region
+
+IGNORE = "ignore"
 
 _MR_CHANNELS = re.compile(r"(MRI?|T[12].*|FLAIR.*|PDW?|ADC|DWI|DCE.*|SWI)([ _-].*)?", re.IGNORECASE)
 _CT_CHANNELS = re.compile(r"CT([ _-].*)?", re.IGNORECASE)
@@ -25,6 +29,7 @@ class DatasetJson:
     name: str
     channel_names: tuple[str, ...]
     class_names: tuple[str, ...]
+    meaning: LabelMeaning
     header: dict[str, Any]
 
 
@@ -32,7 +37,8 @@ def read_dataset_json(root: Path) -> DatasetJson:
     """Raises InputError for a file that can't be used: no JSON, bad channel names, bad labels."""
     header = read_object(root / "dataset.json")
     name = str(header.get("name") or root.resolve().name)
-    return DatasetJson(name, _channel_names(root, header), _class_names(root, header), header)
+    class_names, meaning = _labels(root, header)
+    return DatasetJson(name, _channel_names(root, header), class_names, meaning, header)
 
 
 def decathlon_cases(root: Path, dataset: DatasetJson) -> Iterator[FoundCase]:
@@ -115,20 +121,48 @@ def _channel_names(root: Path, header: dict[str, Any]) -> tuple[str, ...]:
     return tuple(str(named[str(c)]) for c in range(len(named)))
 
 
-def _class_names(root: Path, header: dict[str, Any]) -> tuple[str, ...]:
+def _labels(root: Path, header: dict[str, Any]) -> tuple[tuple[str, ...], LabelMeaning]:
     """Class names by value, from {"0": name} (MSD) or {name: 0} (nnU-Net). Unlabelled sets may leave "labels" out."""
     labels = header.get("labels", {"0": "background"})
     try:
+        if any(isinstance(value, list) for value in labels.values()):
+            return _regions(labels, header.get("regions_class_order"))
         if all(str(key).isdigit() for key in labels):
             names = {int(key): str(name) for key, name in labels.items()}
         else:
             names = {int(value): str(name) for name, value in labels.items()}
-    except (TypeError, ValueError, AttributeError, OverflowError):
-        names = {}
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise _bad_labels(root, labels, str(error)) from None
     is_complete = names and len(names) == len(labels) and sorted(names) == list(range(len(names))) and len(names) <= 256
     if not is_complete or len(set(names.values())) != len(names):
-        raise InputError(
-            f'{root / "dataset.json"}: "labels" must name the values 0, 1, 2, ... (0 = background) once each, '
-            f"got {labels!r}: renumber the labels"
-        )
-    return ("background", *(names[value] for value in range(1, len(names))))
+        raise _bad_labels(root, labels)
+    ignore = next((value for value, name in names.items() if name == IGNORE and "0" not in labels), None)
+    if ignore is not None and ignore != len(names) - 1:
+        raise _bad_labels(root, labels, f"{IGNORE} must be the highest value")
+    return ("background", *(names[value] for value in range(1, len(names)))), LabelMeaning(ignore=ignore)
+
+
+def _regions(labels: dict[str, Any], order: Any) -> tuple[tuple[str, ...], LabelMeaning]:
+    """Values have no names of their own here; one that is a region by itself goes by the region's."""
+    named = {
+        str(name): tuple(sorted({int(v) for v in (value if isinstance(value, list) else [value])}))
+        for name, value in labels.items()
+    }
+    ignore = named.pop(IGNORE, None)
+    regions = {name: values for name, values in named.items() if values != (0,)}
+    every = sorted({0}.union(*regions.values(), ignore or ()))
+    if every != list(range(len(every))) or len(every) > 256 or (ignore and ignore != (len(every) - 1,)):
+        raise ValueError(f"their values are {every}, with {IGNORE} = {list(ignore or ())}")
+    if not isinstance(order, list) or len(order) != len(regions) or not {*order} <= {*every}:
+        raise ValueError(f"regions_class_order must give each of the {len(regions)} regions a value, got {order!r}")
+    alone = {values[0]: name for name, values in (*regions.items(), (IGNORE, ignore or ())) if len(values) == 1}
+    class_names = ("background", *(alone.get(value, f"label {value}") for value in every[1:]))
+    made = tuple(Region(n, values, int(w)) for (n, values), w in zip(regions.items(), order, strict=True))
+    return class_names, LabelMeaning(made, ignore[0] if ignore else None)
+
+
+def _bad_labels(root: Path, labels: Any, why: str = "") -> InputError:
+    return InputError(
+        f'{root / "dataset.json"}: "labels" must name the values 0, 1, 2, ... (0 = background) once each, '
+        f"got {labels!r}{f' ({why})' if why else ''}: renumber the labels"
+    )

@@ -16,6 +16,7 @@ from data_shards.archive.decathlon import decathlon_cases, read_dataset_json, re
 from data_shards.archive.identity import Identity
 from data_shards.archive.tree import MapFn, tree_cases
 from data_shards.errors import InputError
+from data_shards.labels import PLAIN
 
 __all__ = ["Archive", "ArchiveCase", "MapFn", "read_archive"]
 
@@ -52,10 +53,12 @@ def _read(root: Path, identity: Identity, map_fn: MapFn) -> Archive:
     name = root.resolve().name
     channel_names: tuple[str, ...] = ("image",)
     class_names: tuple[str, ...] = ("background",)
+    meaning = PLAIN
     series: list[ArchiveCase] = []
     if (root / "dataset.json").is_file():
         dataset = read_dataset_json(root)
-        name, channel_names, class_names = dataset.name, dataset.channel_names, dataset.class_names
+        name, channel_names = dataset.name, dataset.channel_names
+        class_names, meaning = dataset.class_names, dataset.meaning
         files = list(decathlon_cases(root, dataset))
     elif (root / "imagesTr").is_dir():
         raise InputError(f"{root} has imagesTr but no dataset.json: add one with the channel and label names")
@@ -69,7 +72,8 @@ def _read(root: Path, identity: Identity, map_fn: MapFn) -> Archive:
     cases = [*_named_cases(root, files, identity), *series]
     if any(case.is_hashed for case in cases):
         name = "archive"  # a folder with one patient's scans is often named after the patient
-    return Archive(root, name, channel_names, class_names, tuple(sorted(cases, key=lambda case: case.case)))
+    by_name = tuple(sorted(cases, key=lambda case: case.case))
+    return Archive(root, name, channel_names, class_names, by_name, meaning)
 
 
 def _named_cases(root: Path, found: Iterable[FoundCase], identity: Identity) -> Iterable[ArchiveCase]:

@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import socket
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -67,19 +68,24 @@ def published(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(path: Path, can_wait: bool = False) -> Iterator[None]:
-    """Holds the lock file `path`. InputError when another process holds it and we can't wait. A bucket has no lock.
+    """Holds the lock file `path`, and with it its folder. A bucket has no lock.
 
-    The lock goes with its process, whatever way that ends.
+    InputError when another process holds it and we can't wait. The lock goes with its process, whatever way that ends.
     """
     if is_remote(path):
         yield
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
+    with path.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX if can_wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(f"{path}: another process builds in this folder: wait for it or give another") from None
+            file.seek(0)
+            holder = file.read() or "another process"
+            raise InputError(f"{path}: {holder} works in this folder: wait for it or give another") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
         yield
 
 
@@ -92,6 +98,13 @@ def write_bytes(path: Path, content: bytes | pa.Buffer) -> None:
     """Write a file, whole or not at all."""
     with published(path) as temporary, temporary.open("wb") as file:
         file.write(content)
+
+
+def remove_half_written(path: Path) -> None:
+    """What killed writers of `path` left beside it. Only for the one process that writes it now."""
+    for other in listed(path.parent):
+        if other.name.startswith(f".tmp-{path.name}-"):
+            remove(other)
 
 
 def is_there(path: Path) -> bool:

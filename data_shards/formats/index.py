@@ -18,6 +18,7 @@ from data_shards.errors import InputError
 from data_shards.formats.encoding import Encoding
 from data_shards.formats.files import content_of, is_remote, location, remove, write_bytes, write_text
 from data_shards.formats.volumes import VolumeTable
+from data_shards.labels import PLAIN, LabelMeaning, Labels
 from data_shards.preprocess import PreprocessConfig
 
 SCHEMA_VERSION = 2
@@ -57,11 +58,16 @@ class ShardIndex:
     duplicates: tuple[tuple[str, str], ...] = ()
     encoding: Encoding = Encoding()
     catalogue_sha256: str = ""
+    meaning: LabelMeaning = PLAIN
     root: Path = field(default=Path("."), compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.volumes, VolumeTable):
             object.__setattr__(self, "volumes", VolumeTable.of(self.volumes))
+
+    @property
+    def labels(self) -> Labels:
+        return Labels(self.class_names, self.meaning)
 
     @cached_property
     def sha256(self) -> str:
@@ -114,7 +120,10 @@ class ShardIndex:
 
     def _header(self) -> dict[str, Any]:
         fields = {name: getattr(self, name) for name in _SHARED}
-        return _HEADER.dump_python(_Header(**fields, volumes_sha256=self.volumes.sha256), mode="json")
+        header = _HEADER.dump_python(_Header(**fields, volumes_sha256=self.volumes.sha256), mode="json")
+        if self.meaning == PLAIN:
+            del header["meaning"]  # as in indexes from before there were others
+        return header
 
 
 @dataclass(frozen=True)
@@ -134,6 +143,7 @@ class _Header:
     shards: tuple[ShardInfo, ...]
     quarantined: tuple[Quarantined, ...]
     duplicates: tuple[tuple[str, str], ...]
+    meaning: LabelMeaning = PLAIN
 
 
 _HEADER = TypeAdapter(_Header)

@@ -14,8 +14,8 @@ from torch import Tensor
 from data_shards.errors import InputError
 from data_shards.formats.index import ShardIndex
 from data_shards.formats.reader import open_reader
-from data_shards.loading.augment import AugmentConfig, augment
-from data_shards.order.crops import Triple, around, crop_start, cut
+from data_shards.loading.augment import AugmentConfig, Augmenter
+from data_shards.order.crops import Triple, around, crop_start
 from data_shards.order.shuffle import EpochOrder
 from data_shards.order.streams import stream
 
@@ -61,36 +61,42 @@ def labelled_batches(
     foreground_share: float,
     augment_config: AugmentConfig,
     start_step: int = 0,
+    ignore_label: int | None = None,
+    part: tuple[int, int] = (0, 1),
 ) -> Iterator[LabelledBatch]:
     """Batches for ever, from `start_step` on. Every case comes once an epoch.
 
     About `foreground_share` (0..1) of the crops are centred on a random voxel of a random foreground class the case
     has (as far as the crop then stays inside the scan); the others lie anywhere. Outside a scan is air and background.
+    `ignore_label` is no class. `part` (i, n): only the i-th of n equal parts of every batch, for rank i of n.
     """
     if not cases:
         raise InputError("there are no labelled scans to train on: choose persons who have some")
-    order = EpochOrder(len(cases), seed)
-    foreground = [_voxels_by_class(case.label_DHW) for case in cases]
+    order, augmenter = EpochOrder(len(cases), seed), Augmenter(augment_config, crop_DHW)
+    foreground = [_voxels_by_class(case.label_DHW, ignore_label) for case in cases]
     air_C = [case.image_CDHW.min(axis=(1, 2, 3)) for case in cases]
+    rank, ranks = part
+    assert batch_size % ranks == 0, f"batch {batch_size} for {ranks} ranks"
+    own = batch_size // ranks
     step = start_step
     while True:
         samples = []
-        for position in range(step * batch_size, (step + 1) * batch_size):
+        first = step * batch_size + rank * own
+        for position in range(first, first + own):
             rng = stream(seed, "labelled", position)
             _, i = order.at(position)
             start = _start(rng, cases[i].label_DHW.shape, crop_DHW, foreground[i], foreground_share)
-            image_CDHW = cut(cases[i].image_CDHW, start, crop_DHW, air_C[i])
-            label_DHW = cut(cases[i].label_DHW, start, crop_DHW, 0)
-            samples.append(augment(rng, image_CDHW, label_DHW, augment_config, cases[i].spacing_mm))
+            case = cases[i]
+            samples.append(augmenter.crop(rng, case.image_CDHW, case.label_DHW, start, case.spacing_mm, air_C[i]))
         images, labels = zip(*samples, strict=True)
         yield LabelledBatch(torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels).astype(np.int64)))
         step += 1
 
 
-def _voxels_by_class(label_DHW: np.ndarray) -> list[np.ndarray]:
+def _voxels_by_class(label_DHW: np.ndarray, ignore_label: int | None) -> list[np.ndarray]:
     """For each foreground class in the label the flat places of its voxels."""
     flat = label_DHW.ravel()
-    places = np.flatnonzero(flat)
+    places = np.flatnonzero(flat if ignore_label is None else (flat != 0) & (flat != ignore_label))
     return [places[flat[places] == k] for k in np.unique(flat[places])]
 
 

@@ -1,11 +1,13 @@
-"""The encoder on its way from pretraining to finetuning: safetensors and a JSON contract.
+"""The encoder on its way from pretraining to finetuning, or to other programs: safetensors and a JSON contract.
 
 handover/encoder.safetensors   weights, named as in `maetrain.models.encoder.Encoder`
 handover/contract.json         what they are: architecture, geometry, intensities, origin, hashes
 handover/pool.json             which scans they have seen, for the overlap check
+handover/nnformer_encoder.py   the network and its preprocessing for programs without maetrain; finetuning never runs it
 """
 
 import json
+import shutil
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -17,12 +19,15 @@ from torch import Tensor
 
 from data_shards.errors import InputError
 from data_shards.formats.files import write_text
+from data_shards.preprocess import PreprocessConfig
+from maetrain.checkpoint import nnformer_encoder
 from maetrain.checkpoint.commit import read_model, sha256_file
+from maetrain.checkpoint.encoder_input import EncoderInput, encoder_input
 from maetrain.checkpoint.fingerprint import differences
 from maetrain.models.config import NNFormerConfig, Triple
 from maetrain.models.segmentation import NNFormer
 
-WEIGHTS, CONTRACT, POOL = "encoder.safetensors", "contract.json", "pool.json"
+WEIGHTS, CONTRACT, POOL, MODULE = "encoder.safetensors", "contract.json", "pool.json", "nnformer_encoder.py"
 # the only encoder weight whose shape follows from the number of input channels
 STEM = "encoder.stem.block1.conv1.weight"
 
@@ -45,6 +50,10 @@ class EncoderHandover(BaseModel):
     step: int = Field(ge=0, description="optimizer steps of pretraining")
     weights_sha256: str
     pool_sha256: str = Field(description="hash of pool.json")
+    input: EncoderInput | None = Field(
+        None, description="what the encoder must be fed; handovers before 0018 have none"
+    )
+    module_sha256: str = Field("", description="hash of nnformer_encoder.py; empty = written without it")
 
 
 class PoolScan(BaseModel):
@@ -84,22 +93,34 @@ class HandoverReport(NamedTuple):
 def write_handover(
     folder: Path, encoder_weights: dict[str, Tensor], contract: dict, pool: list[PoolScan]
 ) -> EncoderHandover:
-    """`encoder_weights`: names without the "encoder." prefix. `contract`: the fields but key map and hash."""
+    """`encoder_weights`: names without the "encoder." prefix. `contract`: the fields but key map, input and hashes.
+
+    A network with the published code's faults (`architecture.published`) goes without nnformer_encoder.py.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: t.contiguous() for name, t in encoder_weights.items()}, folder / WEIGHTS)
     write_text(folder / POOL, json.dumps([scan.model_dump() for scan in pool], indent=1))
+    architecture = NNFormerConfig.model_validate(contract["architecture"])
+    (folder / MODULE).unlink(missing_ok=True)
+    if architecture.published == "no":
+        shutil.copyfile(nnformer_encoder.__file__, folder / MODULE)
     handover = EncoderHandover(
         **contract,
         key_map={name: f"encoder.{name}" for name in sorted(encoder_weights)},
         weights_sha256=sha256_file(folder / WEIGHTS),
         pool_sha256=sha256_file(folder / POOL),
+        input=encoder_input(architecture, PreprocessConfig.model_validate(contract["preprocess"])),
+        module_sha256=sha256_file(folder / MODULE) if (folder / MODULE).is_file() else "",
     )
     write_text(folder / CONTRACT, handover.model_dump_json(indent=1))
     return handover
 
 
 def read_handover(folder: Path) -> EncoderHandover:
-    """The contract in `folder`, the weights' hash checked. InputError names what is missing or altered."""
+    """The contract in `folder`, its files' hashes checked. InputError names what is missing or altered.
+
+    nnformer_encoder.py may be missing, because nothing here needs it, but not be another one.
+    """
     path = folder / CONTRACT
     if not path.is_file():
         raise InputError(f"{folder}: no encoder handover ({CONTRACT} is missing); make one with `maetrain export`")
@@ -110,6 +131,8 @@ def read_handover(folder: Path) -> EncoderHandover:
     for name, sha256 in ((WEIGHTS, handover.weights_sha256), (POOL, handover.pool_sha256)):
         if not (folder / name).is_file() or sha256_file(folder / name) != sha256:
             raise InputError(f"{folder / name}: missing, or not the file the contract speaks of; export it again")
+    if (folder / MODULE).is_file() and sha256_file(folder / MODULE) != handover.module_sha256:
+        raise InputError(f"{folder / MODULE}: not the file the contract speaks of; remove it, or export again")
     return handover
 
 

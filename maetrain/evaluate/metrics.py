@@ -1,10 +1,11 @@
 """Dice, HD95 and surface Dice of one case, per class, in the image's own grid and spacing.
 
-A surface is the set of mask voxels with a face neighbour outside the mask (outside the volume counts as
-outside the mask); its distances come from one Euclidean distance transform per mask, computed inside the
-box around both masks, which is exact and makes the cost depend on the organ, not on the scan. MONAI gives
-the same numbers for masks that aren't empty; its empty ones become NaN and drop out of means, which would
-reward a model for finding nothing, so the rule below is our own.
+A surface is the set of mask voxels with a face neighbour outside the mask (outside the volume counts as outside the
+mask); distances run between the centres of such voxels, found by a k-d tree of each surface. That is exact, and its
+cost depends on the surface: a distance transform gives the same numbers, but one stray voxel in a far corner makes it
+fill the whole scan. 15 organs in 512 x 512 x 600 voxels take 4 to 6 s of one core, a third of a second an organ. MONAI
+gives the same numbers for masks that aren't empty; its empty ones become NaN and drop out of means, which would reward
+a model for finding nothing, so the rule below is our own.
 
 X Y Z voxels in the order of the file, N surface voxels.
 """
@@ -14,6 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial import KDTree
+
+from data_shards.labels import Labels, is_one_of
 
 EMPTY_MASK_RULE = (
     "Empty masks: if prediction and label are both empty, Dice and surface Dice are 1 and HD95 is 0 mm; "
@@ -40,23 +44,27 @@ def score_case(
     pred_XYZ: np.ndarray,
     label_XYZ: np.ndarray,
     spacing_mm_XYZ: Sequence[float],
-    class_names: Sequence[str],
+    labels: Labels,
     tolerance_mm: float,
     case: str,
     subject: str,
 ) -> list[CaseScore]:
-    """Score every foreground class of one case; class_names[i] names label value i, 0 is background.
+    """Score every target of one case: foreground classes, or regions.
 
-    Both volumes hold class numbers on the same grid. Raises ValueError when shapes differ, a value names no
-    class, or spacing or tolerance is not a usable number of mm.
+    Both volumes hold label values on the same grid; voxels that nobody annotated are background in both. Raises
+    ValueError when shapes differ, a value names no class, or spacing or tolerance is not a usable number of mm.
     """
-    _check(pred_XYZ, label_XYZ, spacing_mm_XYZ, class_names, tolerance_mm, case)
+    _check(pred_XYZ, label_XYZ, spacing_mm_XYZ, labels.class_names, tolerance_mm, case)
+    if labels.meaning.ignore is not None:
+        pred_XYZ = np.where(label_XYZ == labels.meaning.ignore, 0, pred_XYZ)
+    missed_mm = diagonal_mm(pred_XYZ.shape, spacing_mm_XYZ)
+    boxes = [ndimage.find_objects(volume, len(labels.class_names) - 1) for volume in (pred_XYZ, label_XYZ)]
     scores = []
-    for value, class_name in enumerate(class_names[1:], start=1):
-        pred, label = pred_XYZ == value, label_XYZ == value
-        dice = dice_score(pred, label)
-        hd95_mm, surface_dice = surface_scores(pred, label, spacing_mm_XYZ, tolerance_mm)
-        scores.append(CaseScore(case, subject, class_name, dice, hd95_mm, surface_dice))
+    for target in labels.targets:
+        box = _around([of_volume[value - 1] for value in target.values for of_volume in boxes])
+        pred, label = is_one_of(pred_XYZ[box], target), is_one_of(label_XYZ[box], target)
+        hd95_mm, surface_dice = surface_scores(pred, label, spacing_mm_XYZ, tolerance_mm, missed_mm)
+        scores.append(CaseScore(case, subject, target.name, dice_score(pred, label), hd95_mm, surface_dice))
     return scores
 
 
@@ -69,22 +77,26 @@ def dice_score(pred_XYZ: np.ndarray, label_XYZ: np.ndarray) -> float:
 
 
 def surface_scores(
-    pred_XYZ: np.ndarray, label_XYZ: np.ndarray, spacing_mm_XYZ: Sequence[float], tolerance_mm: float
+    pred_XYZ: np.ndarray,
+    label_XYZ: np.ndarray,
+    spacing_mm_XYZ: Sequence[float],
+    tolerance_mm: float,
+    missed_mm: float,
 ) -> tuple[float, float]:
     """(HD95 in mm, surface Dice at tolerance_mm) of two bool masks, by EMPTY_MASK_RULE when one is empty.
 
-    HD95 is the larger of the two directed 95th percentiles (linear between ranks). Surface Dice is the share
-    of all surface voxels, of both masks together, that lie within the tolerance of the other's surface.
+    HD95 is the larger of the two directed 95th percentiles (linear between ranks), missed_mm if exactly one mask is
+    empty. Surface Dice is the share of all surface voxels, of both masks together, that lie within the tolerance of the
+    other's surface. Voxels around the volumes count as outside the masks.
     """
     has_pred, has_label = bool(pred_XYZ.any()), bool(label_XYZ.any())
     if not has_pred and not has_label:
         return 0.0, 1.0
     if not (has_pred and has_label):
-        return diagonal_mm(pred_XYZ.shape, spacing_mm_XYZ), 0.0
-    box = ndimage.find_objects((pred_XYZ | label_XYZ).view(np.uint8))[0]
-    pred_edge, label_edge = surface(pred_XYZ[box]), surface(label_XYZ[box])
-    to_label_N = _distance_to(label_edge, spacing_mm_XYZ)[pred_edge]
-    to_pred_N = _distance_to(pred_edge, spacing_mm_XYZ)[label_edge]
+        return missed_mm, 0.0
+    pred_N3, label_N3 = (np.argwhere(surface(mask)) * np.asarray(spacing_mm_XYZ) for mask in (pred_XYZ, label_XYZ))
+    to_label_N, _ = KDTree(label_N3).query(pred_N3)
+    to_pred_N, _ = KDTree(pred_N3).query(label_N3)
     hd95_mm = max(float(np.percentile(to_label_N, 95)), float(np.percentile(to_pred_N, 95)))
     limit_mm = tolerance_mm + _TOLERANCE_SLACK_MM
     within = int((to_label_N <= limit_mm).sum()) + int((to_pred_N <= limit_mm).sum())
@@ -101,8 +113,14 @@ def diagonal_mm(shape_XYZ: Sequence[int], spacing_mm_XYZ: Sequence[float]) -> fl
     return float(np.linalg.norm(np.asarray(shape_XYZ, float) * np.asarray(spacing_mm_XYZ, float)))
 
 
-def _distance_to(edge_XYZ: np.ndarray, spacing_mm_XYZ: Sequence[float]) -> np.ndarray:
-    return ndimage.distance_transform_edt(~edge_XYZ, sampling=tuple(spacing_mm_XYZ))
+def _around(boxes: Sequence[tuple[slice, ...] | None]) -> tuple[slice, ...]:
+    """The smallest box around boxes; None is an empty mask's, and of nothing but those the box is empty, too."""
+    found = [box for box in boxes if box is not None]
+    if not found:
+        return (slice(0, 0),) * 3
+    return tuple(
+        slice(min(one.start for one in axis), max(one.stop for one in axis)) for axis in zip(*found, strict=True)
+    )
 
 
 def _check(

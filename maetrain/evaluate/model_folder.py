@@ -14,6 +14,7 @@ from torch import nn
 
 from data_shards.errors import InputError
 from data_shards.formats.files import write_text
+from data_shards.labels import PLAIN, LabelMeaning, Labels
 from data_shards.preprocess import PreprocessConfig
 from maetrain.checkpoint.commit import read_model, sha256_file
 from maetrain.models.config import NNFormerConfig, Triple
@@ -30,11 +31,16 @@ class ModelContract(BaseModel):
     schema_version: Literal[1] = 1
     architecture: NNFormerConfig
     class_names: tuple[str, ...] = Field(description="position = label value; 0 is the background")
+    meaning: LabelMeaning = Field(PLAIN, description="regions and the ignore value, where there are some")
     channel_names: tuple[str, ...]
     window_DHW: Triple = Field(description="sliding window of inference, voxels along D, H, W")
     preprocess: PreprocessConfig
     made_by: dict[str, str] = Field(default_factory=dict, description="budget, arm, seed and the like")
     weights_sha256: str = ""
+
+    @property
+    def labels(self) -> Labels:
+        return Labels(self.class_names, self.meaning)
 
 
 def save_model(folder: Path, network: nn.Module, contract: ModelContract) -> None:
@@ -55,7 +61,7 @@ def load_model(folder: Path) -> tuple[NNFormer, ModelContract]:
         raise InputError(f"{path}: not a model contract: {error}; copy the folder again") from None
     if not (folder / WEIGHTS).is_file() or sha256_file(folder / WEIGHTS) != contract.weights_sha256:
         raise InputError(f"{folder / WEIGHTS}: missing, or not the file that {CONTRACT} speaks of; copy both again")
-    network = NNFormer(contract.architecture, len(contract.class_names))
+    network = NNFormer(contract.architecture, contract.labels.num_outputs)
     try:
         network.load_state_dict(load_file(folder / WEIGHTS))
     except (SafetensorError, RuntimeError) as error:

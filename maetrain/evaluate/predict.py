@@ -1,45 +1,90 @@
 """From an image file to a segmentation in the file's own grid.
 
-B batch, C channel, D H W voxels, K classes; X Y Z the file's voxels
+Nothing of a whole volume is kept but the prepared image and the labels: probabilities come in slabs along D
+(`sliding`), are resampled to the image's grid and become labels at once.
+
+C channel, D H W voxels, K classes; X Y Z the file's voxels
 """
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import nibabel
 import numpy as np
 import torch
-from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
+from data_shards.archive.cases import NIFTI_ENDINGS
 from data_shards.archive.volume import Volume, read_image
 from data_shards.errors import InputError
-from data_shards.preprocess import PreprocessConfig, prepare, restore_probabilities
+from data_shards.labels import PLAIN, LabelMeaning
+from data_shards.preprocess import Prepared, PreprocessConfig, Restorer, prepare
+from maetrain.evaluate.sliding import USUAL, Sliding, probability_slabs
 from maetrain.models.config import Triple
 from maetrain.models.segmentation import NNFormer
 
-OVERLAP = 0.5
+# what says where a NIfTI's voxels lie
+_GEOMETRY = (
+    *("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
+    *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
+)
 
 
-@torch.no_grad()
-def probabilities_KDHW(network: nn.Module, volume_CDHW: Tensor, window_DHW: Triple, windows_at_once: int = 4) -> Tensor:
-    """Class probabilities of a whole prepared volume: sliding windows, overlap 0.5, Gaussian weights."""
-    device = next(network.parameters()).device
-    logits_1KDHW = sliding_window_inference(
-        volume_CDHW[None].to(device),
-        window_DHW,
-        windows_at_once,
-        lambda window_BCDHW: network(window_BCDHW)[0],
-        overlap=OVERLAP,
-        mode="gaussian",
-        padding_mode="constant",
-        cval=float(volume_CDHW.min()),
-    )
-    return torch.as_tensor(logits_1KDHW)[0].softmax(0).cpu()
+def probabilities_KDHW(
+    network: nn.Module,
+    volume_CDHW: Tensor,
+    window_DHW: Triple,
+    windows_at_once: int = 4,
+    overlap: float = 0.5,
+    mirror_axes: tuple[int, ...] = (),
+    overlapping: bool = False,
+) -> Tensor:
+    """Probabilities of a whole prepared volume, on the CPU."""
+    how = Sliding(overlap, windows_at_once, mirror_axes)
+    return torch.cat(list(probability_slabs(network, volume_CDHW, window_DHW, how, overlapping)), dim=1)
 
 
-def segment(network: NNFormer, image: Volume, preprocess: PreprocessConfig, window_DHW: Triple) -> np.ndarray:
+def segment(
+    network: NNFormer,
+    image: Volume,
+    preprocess: PreprocessConfig,
+    window_DHW: Triple,
+    how: Sliding = USUAL,
+    meaning: LabelMeaning = PLAIN,
+) -> np.ndarray:
     """(X, Y, Z) uint8 labels in the grid of `image`."""
+    return _labels_XYZ(network, _prepare_for(network, image, preprocess), window_DHW, how, meaning)
+
+
+def predict_file(
+    network: NNFormer,
+    image_paths: Sequence[Path],
+    out: Path,
+    preprocess: PreprocessConfig,
+    window_DHW: Triple,
+    how: Sliding = USUAL,
+    note: str = "",
+    meaning: LabelMeaning = PLAIN,
+) -> None:
+    """Writes a NIfTI segmentation that lies where the image lies. `note`: up to 79 characters for its header."""
+    check_out(image_paths, out)
+    image = read_image(image_paths)
+    affine_4x4, prepared = image.affine_4x4, _prepare_for(network, image, preprocess)
+    del image  # a CT of 512 x 512 x 600 is 0.6 GB
+    labels_XYZ = _labels_XYZ(network, prepared, window_DHW, how, meaning)
+    _write(labels_XYZ, affine_4x4, image_paths[0], out, note)
+
+
+def check_out(image_paths: Sequence[Path], out: Path) -> None:
+    """InputError for a name that is no NIfTI's, or is the image's."""
+    if not out.name.endswith(NIFTI_ENDINGS):
+        raise InputError(f"{out}: a segmentation is written as NIfTI; end the name in .nii.gz")
+    if out.resolve() in {path.resolve() for path in image_paths}:
+        raise InputError(f"{out}: the segmentation would overwrite the image; give another name")
+
+
+def _prepare_for(network: NNFormer, image: Volume, preprocess: PreprocessConfig) -> Prepared:
     channels = network.config.in_channels
     if image.data.shape[0] != channels:
         raise InputError(
@@ -51,25 +96,32 @@ def segment(network: NNFormer, image: Volume, preprocess: PreprocessConfig, wind
             "the model learnt from CT and other scans together (shards.preprocess.intensity = auto), and an image file "
             "doesn't say which it is: build the labelled shards with ct or zscore"
         )
-    prepared = prepare(image, preprocess)
-    prob = probabilities_KDHW(network, torch.from_numpy(prepared.volume_CDHW), window_DHW)
-    return restore_probabilities(prob.numpy(), prepared.record)
+    return prepare(image, preprocess)
 
 
-def predict_file(
-    network: NNFormer, image_paths: Sequence[Path], out: Path, preprocess: PreprocessConfig, window_DHW: Triple
-) -> None:
-    """Writes a NIfTI segmentation with the affine of the image."""
-    if not out.name.endswith((".nii", ".nii.gz")):
-        raise InputError(f"{out}: a segmentation is written as NIfTI; end the name in .nii.gz")
-    if out.resolve() in {path.resolve() for path in image_paths}:
-        raise InputError(f"{out}: the segmentation would overwrite the image; give another name")
-    image = read_image(image_paths)
-    labels_XYZ = segment(network, image, preprocess, window_DHW)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    segmentation = nibabel.Nifti1Image(labels_XYZ, image.affine_4x4)
+def _labels_XYZ(
+    network: NNFormer, prepared: Prepared, window_DHW: Triple, how: Sliding, meaning: LabelMeaning
+) -> np.ndarray:
+    restorer = Restorer(prepared.record, meaning.winners)
+    volume_CDHW = torch.from_numpy(prepared.volume_CDHW)
+    for prob_KdHW in probability_slabs(network, volume_CDHW, window_DHW, how, bool(meaning.regions)):
+        restorer.add(prob_KdHW.numpy())
+    return restorer.labels_XYZ()
+
+
+def _write(labels_XYZ: np.ndarray, affine_4x4: np.ndarray, image: Path, out: Path, note: str) -> None:
+    """Whole or not at all, with the image's sform and qform where it is a NIfTI: programs differ in which they read."""
+    segmentation = nibabel.Nifti1Image(labels_XYZ, affine_4x4)
+    if image.name.lower().endswith(NIFTI_ENDINGS):
+        given = cast(nibabel.Nifti1Image, nibabel.load(image)).header
+        segmentation = nibabel.Nifti1Image(labels_XYZ, None, segmentation.header)
+        segmentation.header["pixdim"][:4] = given["pixdim"][:4]
+        for field in _GEOMETRY:
+            segmentation.header[field] = given[field]
     segmentation.header.set_xyzt_units("mm")
+    segmentation.header["descrip"] = note
+    out.parent.mkdir(parents=True, exist_ok=True)
     suffix = ".nii.gz" if out.name.endswith(".nii.gz") else ".nii"
     partial = out.with_name(f".{out.name.removesuffix(suffix)}.partial{suffix}")  # a killed run leaves no half file
     nibabel.save(segmentation, partial)
-    partial.rename(out)
+    partial.replace(out)

@@ -1,7 +1,8 @@
 """scores.csv: one row per (budget, arm, seed, case, class), the raw material of every number in the report.
 
-A row checks itself when it is made, and a table checks that no row occurs twice and that each case belongs to
-one person, because both mistakes would pass silently through every mean that comes later.
+A row checks itself when it is made, and a table checks that no row occurs twice, that each case belongs to one
+person, and that all jobs were scored on the same cases and classes, because each of these mistakes would pass silently
+through every mean that comes later.
 """
 
 import csv
@@ -68,21 +69,41 @@ class ScoreRow:
 
 
 def check_rows(rows: Iterable[ScoreRow], where: str = "scores") -> None:
-    """Raise InputError when a row occurs twice or a case belongs to two persons; `where` names the source."""
-    seen: set[tuple[int, str, int, str, str]] = set()
+    """Raise InputError when the rows don't make one table; `where` names their source.
+
+    No row may occur twice, no case belong to two persons, and no job (budget, arm, seed) be scored on other cases or
+    classes than the first one: runs with different test sets can't be compared, whatever is left in common.
+    """
+    scored: dict[tuple[int, str, int], set[tuple[str, str]]] = {}
     subject_of: dict[str, str] = {}
     for row in rows:
-        if row.key in seen:
+        own = scored.setdefault(row.key[:3], set())
+        if row.key[3:] in own:
             raise InputError(
-                f"{where}: budget {row.budget}, arm {row.arm!r}, seed {row.seed}, case {row.case!r}, "
-                f"class {row.class_name!r} occurs twice; keep one of the rows"
+                f"{where}: {_job(row.key[:3])}, case {row.case!r}, class {row.class_name!r} occurs twice; "
+                "keep one of the rows"
             )
-        seen.add(row.key)
+        own.add(row.key[3:])
         if subject_of.setdefault(row.case, row.subject) != row.subject:
             raise InputError(
                 f"{where}: case {row.case!r} belongs to two persons, {subject_of[row.case]!r} and {row.subject!r}; "
                 "correct the subject column"
             )
+    jobs = iter(scored.items())
+    first, tested = next(jobs, (None, set()))
+    for job, own in jobs:
+        if own != tested:
+            assert first is not None
+            case, class_name = min(own ^ tested)
+            has, lacks = (job, first) if (case, class_name) in own else (first, job)
+            raise InputError(
+                f"{where}: different test sets are mixed: case {case!r}, class {class_name!r} is scored for "
+                f"{_job(has)} and not for {_job(lacks)}; score both on the same cases, or remove one of the two jobs"
+            )
+
+
+def _job(job: tuple[int, str, int]) -> str:
+    return f"budget {job[0]}, arm {job[1]!r}, seed {job[2]}"
 
 
 def write_scores(path: Path, rows: Sequence[ScoreRow]) -> None:

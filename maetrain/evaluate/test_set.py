@@ -9,6 +9,7 @@ from data_shards.archive.layout import ArchiveCase
 from data_shards.archive.volume import read_image, read_label
 from data_shards.archive.volume import voxel_sha256 as hash_of
 from data_shards.errors import InputError
+from data_shards.labels import Labels
 from data_shards.preprocess import PreprocessConfig
 from maetrain.evaluate.metrics import CaseScore, score_case
 from maetrain.evaluate.predict import segment
@@ -25,14 +26,14 @@ def spacing_mm_XYZ(affine_4x4: np.ndarray) -> tuple[float, float, float]:
 def score_cases(
     network: NNFormer,
     cases: Sequence[ArchiveCase],
-    class_names: Sequence[str],
+    labels: Labels,
     preprocess: PreprocessConfig,
     window_DHW: Triple,
     tolerance_mm: float,
     voxel_sha256: Mapping[str, str] | None = None,
     on_case: Callable[[ArchiveCase, np.ndarray, np.ndarray, np.ndarray], None] = lambda *_: None,
 ) -> list[CaseScore]:
-    """One row per case and foreground class. `on_case` sees (case, image CXYZ, label XYZ, prediction XYZ).
+    """One row per case and target. `on_case` sees (case, image CXYZ, label XYZ, prediction XYZ).
 
     `voxel_sha256`: case -> hash of the scan it must be; InputError where the archive holds another by now.
     """
@@ -46,14 +47,16 @@ def score_cases(
                 f"{image.path}: not the scan the shards were built from (case {case.case}); "
                 "give the archive of these shards, or build them anew"
             )
-        label = read_label(Path(case.label_path), image, len(class_names))
-        predicted_XYZ = segment(network, image, preprocess.for_modality(case.modality), window_DHW)
+        label = read_label(Path(case.label_path), image, len(labels.class_names))
+        predicted_XYZ = segment(
+            network, image, preprocess.for_modality(case.modality), window_DHW, meaning=labels.meaning
+        )
         label_XYZ = label.data.astype(np.uint8)
         rows += score_case(
             predicted_XYZ,
             label_XYZ,
             spacing_mm_XYZ(image.affine_4x4),
-            class_names,
+            labels,
             tolerance_mm,
             case.case,
             case.subject,

@@ -3,31 +3,82 @@
 All its results lie in one folder; `result.json` is written last, so a job is finished exactly when it is there.
 
     model/  scores.csv  overlay.png  result.json  transfer.json (from a handover: every tensor's name and fate)
+    model-best/ or model-last/ (with validation cases: the weights that were not scored)
 """
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
+import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict, Field
 
 from data_shards.archive.layout import ArchiveCase
 from data_shards.formats.files import write_text
 from data_shards.formats.index import ShardIndex
+from data_shards.labels import Labels
 from data_shards.loading.labelled import LabelledCase
+from data_shards.preprocess import PreprocessConfig
+from maetrain.evaluate.metrics import CaseScore
 from maetrain.evaluate.model_folder import ModelContract, save_model
 from maetrain.evaluate.pictures import overlay
 from maetrain.evaluate.scores import ScoreRow, write_scores
 from maetrain.evaluate.test_set import score_cases
 from maetrain.finetune.config import FinetuneConfig, FinetuneJob
-from maetrain.finetune.train import finetune
+from maetrain.finetune.train import Finetuned, finetune
+from maetrain.finetune.validation import hold_out
 from maetrain.models.config import NNFormerConfig
+from maetrain.models.segmentation import NNFormer
+from maetrain.tracking.thinned import thinned
 from maetrain.tracking.tracker import Tracker
+from maetrain.train.group import RankInfo
 
 RESULT, TRANSFER = "result.json", "transfer.json"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What all jobs of a comparison share: equal for every arm, or the comparison would be none.
+
+    `elsewhere`: name -> labelled cases of another study, which are scored like the test cases.
+    """
+
+    model: NNFormerConfig
+    finetune: FinetuneConfig
+    labels: Labels
+    channel_names: tuple[str, ...]
+    preprocess: PreprocessConfig
+    tolerance_mm: float
+    test_cases: Sequence[ArchiveCase]
+    voxel_sha256: Mapping[str, str]
+    elsewhere: Mapping[str, Sequence[ArchiveCase]]
+
+    @classmethod
+    def of(
+        cls,
+        model: NNFormerConfig,
+        finetune: FinetuneConfig,
+        index: ShardIndex,
+        tolerance_mm: float,
+        test_cases: Sequence[ArchiveCase],
+        elsewhere: Mapping[str, Sequence[ArchiveCase]] | None = None,
+    ) -> "Protocol":
+        """On the data of `index`; a test case that is not the scan the shards were built from will be refused."""
+        tested = {case.case for case in test_cases}
+        return cls(
+            model=model,
+            finetune=finetune,
+            labels=index.labels,
+            channel_names=index.channel_names,
+            preprocess=index.preprocess,
+            tolerance_mm=tolerance_mm,
+            test_cases=test_cases,
+            voxel_sha256={volume.case: volume.voxel_sha256 for volume in index.volumes if volume.case in tested},
+            elsewhere=elsewhere or {},
+        )
 
 
 class JobResult(BaseModel):
@@ -38,9 +89,19 @@ class JobResult(BaseModel):
     job: FinetuneJob
     monitor_steps: list[int]
     monitor_dice: list[float]
-    test_dice: float = Field(description="mean over test cases and foreground classes")
-    seconds: float
+    validation_dice: list[float] = Field([], description="at the same steps; empty without validation cases")
+    test_dice: float | None = Field(description="mean over test cases and foreground classes; none for a trial")
+    learning_rate: float = Field(description="peak")
+    steps: int = Field(description="optimizer steps taken")
+    kept_step: int = Field(description="step of the weights that were scored")
+    training_s: float
+    scoring_s: float
+    seconds: float = Field(description="from start to result")
     handover: str = Field("", description="how the encoder's weights were matched")
+
+    @property
+    def best_validation(self) -> float | None:
+        return max(self.validation_dice, default=None)
 
 
 def read_result(folder: Path) -> JobResult | None:
@@ -51,65 +112,136 @@ def read_result(folder: Path) -> JobResult | None:
 
 def run_job(
     job: FinetuneJob,
-    model: NNFormerConfig,
-    config: FinetuneConfig,
-    index: ShardIndex,
-    train_cases: Sequence[LabelledCase],
+    protocol: Protocol,
+    cases: Sequence[LabelledCase],
     monitor_cases: Sequence[LabelledCase],
-    test_cases: Sequence[ArchiveCase],
-    tolerance_mm: float,
     folder: Path,
     tracker: Tracker,
+    who: RankInfo,
 ) -> JobResult:
-    """Trains, scores, and leaves everything in `folder`."""
+    """Trains on `cases`, all those of the job's persons, scores, and leaves everything in `folder`.
+
+    Every rank of a group calls it and gets the result; the first one writes and tracks.
+    """
     started = time.perf_counter()
-    folder.mkdir(parents=True, exist_ok=True)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    trained = finetune(job, model, config, len(index.class_names), train_cases, monitor_cases, device, tracker.metrics)
-    contract = ModelContract(
-        architecture=model,
-        class_names=index.class_names,
-        channel_names=index.channel_names,
-        window_DHW=config.window_DHW,
-        preprocess=index.preprocess,
-        made_by={"budget": str(job.budget), "arm": job.arm, "seed": str(job.seed)},
+    config = protocol.finetune
+    train_cases, validation_cases = hold_out(cases, job.subjects, config.validation_share)
+    trained = finetune(
+        job,
+        protocol.model,
+        config,
+        protocol.labels,
+        train_cases,
+        monitor_cases,
+        who,
+        thinned(tracker.metrics, config.steps),
+        validation_cases,
     )
-    save_model(folder / "model", trained.network, contract)
-    if trained.handover:
+    kept_step = _keep(trained, job, protocol, folder, who)
+    if trained.handover and who.is_first:
         write_text(folder / TRANSFER, trained.handover.to_json())
         tracker.file(folder / TRANSFER)
-    picture = folder / "overlay.png"
-
-    def draw_first(case: ArchiveCase, image: np.ndarray, label: np.ndarray, predicted: np.ndarray) -> None:
-        if case is test_cases[0]:
-            overlay(picture, image[0], label, predicted, list(index.class_names))
-
-    known = {volume.case: volume.voxel_sha256 for volume in index.volumes}
-    scores = score_cases(
-        trained.network,
-        test_cases,
-        index.class_names,
-        index.preprocess,
-        config.window_DHW,
-        tolerance_mm,
-        known,
-        draw_first,
-    )
-    rows = [ScoreRow.of(score, job.budget, job.arm, job.seed) for score in scores]
-    write_scores(folder / "scores.csv", rows)
-    tracker.metrics(class_means(rows), config.steps)
-    tracker.file(picture, "overlays")
-    tracker.file(folder / "scores.csv")
+    between = time.perf_counter()
+    test_dice = None if job.is_trial else _score(trained.network, job, protocol, folder, tracker, who)
+    ended = time.perf_counter()
     result = JobResult(
         job=job,
         monitor_steps=trained.monitor_steps,
         monitor_dice=trained.monitor_dice,
-        test_dice=float(np.mean([row.dice for row in rows])),
+        validation_dice=trained.validation_dice,
+        test_dice=test_dice,
+        learning_rate=job.peak(config),
+        steps=trained.steps,
+        kept_step=kept_step,
+        training_s=between - started,
+        scoring_s=ended - between,
         seconds=time.perf_counter() - started,
         handover=trained.handover.line() if trained.handover else "",
     )
-    write_text(folder / RESULT, result.model_dump_json(indent=1))
+    if who.is_first:
+        write_text(folder / RESULT, result.model_dump_json(indent=1))
     return result
+
+
+def _keep(trained: Finetuned, job: FinetuneJob, protocol: Protocol, folder: Path, who: RankInfo) -> int:
+    """Leaves in the network the weights that shall be scored, on the disk those and the others; returns their step."""
+    contract = ModelContract(
+        architecture=protocol.model,
+        class_names=protocol.labels.class_names,
+        meaning=protocol.labels.meaning,
+        channel_names=protocol.channel_names,
+        window_DHW=protocol.finetune.window_DHW,
+        preprocess=protocol.preprocess,
+        made_by={"budget": str(job.budget), "arm": job.arm, "seed": str(job.seed)},
+    )
+
+    def save(name: str) -> None:
+        if who.is_first and not job.is_trial:
+            save_model(folder / name, trained.network, contract)
+
+    network, best = trained.network, trained.best
+    if best is None:
+        save("model")
+        return trained.steps
+    last = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
+    ways = {"last": (last, trained.steps), "best": (best.weights, best.step)}
+    kept, other = protocol.finetune.keep, "last" if protocol.finetune.keep == "best" else "best"
+    network.load_state_dict(ways[other][0])
+    save(f"model-{other}")
+    network.load_state_dict(ways[kept][0])
+    save("model")
+    return ways[kept][1]
+
+
+def _score(
+    network: NNFormer, job: FinetuneJob, protocol: Protocol, folder: Path, tracker: Tracker, who: RankInfo
+) -> float:
+    """Scores of the test cases, and of those from elsewhere, in files of their own; returns the mean test Dice."""
+    picture = folder / "overlay.png"
+
+    def draw_first(case: ArchiveCase, image: np.ndarray, label: np.ndarray, predicted: np.ndarray) -> None:
+        if case is protocol.test_cases[0]:
+            overlay(picture, image[0], label, predicted, list(protocol.labels.class_names))
+
+    rows = _rows(network, job, protocol, protocol.test_cases, who, protocol.voxel_sha256, draw_first)
+    means = class_means(rows)
+    others = {name: _rows(network, job, protocol, cases, who) for name, cases in protocol.elsewhere.items()}
+    if who.is_first:
+        write_scores(folder / "scores.csv", rows)
+        for name, found in others.items():
+            write_scores(folder / "elsewhere" / f"{name}.csv", found)
+            means[f"elsewhere_dice {name}"] = float(np.mean([row.dice for row in found]))
+        tracker.metrics(means, protocol.finetune.steps)
+        tracker.file(picture, "overlays")
+        tracker.file(folder / "scores.csv")
+    return means["test_dice"]
+
+
+def _rows(
+    network: NNFormer,
+    job: FinetuneJob,
+    protocol: Protocol,
+    cases: Sequence[ArchiveCase],
+    who: RankInfo,
+    voxel_sha256: Mapping[str, str] | None = None,
+    on_case: Callable[[ArchiveCase, np.ndarray, np.ndarray, np.ndarray], None] = lambda *_: None,
+) -> list[ScoreRow]:
+    """The ranks share the cases; every rank gets all rows."""
+    scores: list[CaseScore] = score_cases(
+        network,
+        cases[who.rank :: who.world_size],
+        protocol.labels,
+        protocol.preprocess,
+        protocol.finetune.window_DHW,
+        protocol.tolerance_mm,
+        voxel_sha256,
+        on_case,
+    )
+    if who.world_size > 1:
+        parts: list[list[CaseScore]] = [[] for _ in range(who.world_size)]
+        dist.all_gather_object(parts, scores)
+        scores = [score for part in parts for score in part]
+    return [ScoreRow.of(score, job.budget, job.arm, job.seed) for score in scores]
 
 
 def class_means(rows: Sequence[ScoreRow]) -> dict[str, float]:

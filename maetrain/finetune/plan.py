@@ -1,5 +1,7 @@
 """The sweep as a list of jobs: pure, so that it can be looked at before anything runs."""
 
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from data_shards.archive.layout import Archive, ArchiveCase
@@ -29,8 +31,10 @@ def plan_jobs(
     budgets: Sequence[int],
     seeds: Sequence[int],
     handovers: Mapping[str, str | None],
+    learning_rates: Mapping[str, float] | None = None,
 ) -> list[FinetuneJob]:
     """One job per (budget, arm, seed); `handovers`: arm -> folder of its encoder, None = random weights.
+    `learning_rates`: arm -> peak, where trials have found one.
 
     For each seed the persons are put in one order whose first k are budget k, so budgets are nested and arms are
     paired. InputError where a budget is larger than the persons there are, or a class is missing in the smallest.
@@ -42,15 +46,59 @@ def plan_jobs(
         for budget in budgets:
             subjects = budget_subjects(order, budget)
             for arm, handover in handovers.items():
-                jobs.append(FinetuneJob(budget=budget, arm=arm, seed=seed, subjects=subjects, handover=handover))
+                job = FinetuneJob(budget=budget, arm=arm, seed=seed, subjects=subjects, handover=handover)
+                jobs.append(job.model_copy(update={"learning_rate": (learning_rates or {}).get(arm)}))
     return sorted(jobs, key=lambda job: (job.budget, job.seed, job.arm))
+
+
+def plan_trials(
+    index: ShardIndex,
+    split: Split,
+    budgets: Sequence[int],
+    seeds: Sequence[int],
+    handovers: Mapping[str, str | None],
+    learning_rates: Sequence[float],
+    trial_budgets: Sequence[int] = (),
+) -> list[FinetuneJob]:
+    """One trial per (trial budget, arm, seed, learning rate), on the persons that the jobs of that budget get.
+
+    Without `trial_budgets` it is the smallest budget from 4 persons on, else the largest. InputError where a trial
+    budget is none of `budgets`, or too small to hold anybody out.
+    """
+    chosen = tuple(trial_budgets) or (min((b for b in budgets if b >= 4), default=max(budgets)),)
+    if unknown := sorted({*chosen} - {*budgets}):
+        raise InputError(f"sweep.trial_budgets: {unknown[0]} is not among sweep.budgets {list(budgets)}")
+    jobs = [job for job in plan_jobs(index, split, budgets, seeds, handovers) if job.budget in chosen]
+    scans = Counter(volume.subject for volume in index.volumes if volume.has_label)
+    for job in jobs:
+        if sum(scans[subject] for subject in job.subjects) < 2:
+            raise InputError(
+                f"a budget of {job.budget} with one scan has nothing to validate learning rates on: "
+                "set sweep.trial_budgets to a larger one, or sweep.learning_rates=[]"
+            )
+    return [job.model_copy(update={"learning_rate": rate, "is_trial": True}) for job in jobs for rate in learning_rates]
+
+
+def best_rates(trials: Sequence[tuple[FinetuneJob, float]]) -> dict[str, float]:
+    """arm -> the learning rate whose trials (job, validation Dice) did best on average; the smaller one of equals.
+
+    A trial that came to nothing (NaN) counts 0.
+    """
+    found: dict[str, dict[float, list[float]]] = {}
+    for job, dice in trials:
+        assert job.learning_rate is not None, "a trial tries a rate"
+        found.setdefault(job.arm, {}).setdefault(job.learning_rate, []).append(0.0 if math.isnan(dice) else dice)
+    return {
+        arm: max(sorted(by_rate), key=lambda rate: sum(by_rate[rate]) / len(by_rate[rate]))
+        for arm, by_rate in found.items()
+    }
 
 
 def test_cases_of(archive: Archive, index: ShardIndex, split: Split, at_most: int = 0) -> list[ArchiveCase]:
     """The archive's cases of the test persons that are in the index. InputError where the two don't belong together."""
     test = set(split.test)
     indexed = {v.case for v in index.volumes if v.subject in test and v.has_label}
-    if archive.class_names != index.class_names:
+    if archive.labels != index.labels:
         raise InputError(f"{archive.root}: its classes are not those of {index.root}; give the archive of these shards")
     cases = [case for case in archive.cases if case.case in indexed]
     if len(cases) != len(indexed):

@@ -3,101 +3,117 @@
 B batch, C channel, D H W voxels, K classes
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
-import numpy as np
 import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from data_shards.labels import Labels
 from data_shards.loading.labelled import LabelledCase, labelled_batches
 from data_shards.order.streams import stream_seed
 from maetrain.checkpoint.handover import HandoverReport, load_encoder
-from maetrain.evaluate.predict import probabilities_KDHW
 from maetrain.finetune.config import FinetuneConfig, FinetuneJob
 from maetrain.finetune.layers import layer_groups
+from maetrain.finetune.watch import Best, dice_on
 from maetrain.losses.segmentation import DeepSupervisionLoss
 from maetrain.models.config import NNFormerConfig
 from maetrain.models.segmentation import NNFormer
-from maetrain.train.schedule import warmup_cosine
+from maetrain.train.group import RankInfo
+from maetrain.train.schedule import warmup_cosine, warmup_poly
+
+_SCHEDULES = {"cosine": warmup_cosine, "poly": warmup_poly}
 
 
 class Finetuned(NamedTuple):
+    """`network` has the last weights (their running mean, with `ema_decay`); `best` none without validation cases."""
+
     network: NNFormer
+    best: Best | None
     handover: HandoverReport | None
     monitor_steps: list[int]
     monitor_dice: list[float]
-
-
-def mean_dice(predicted: np.ndarray, label: np.ndarray, num_classes: int) -> float:
-    """Mean over foreground classes; a class absent from both counts 1."""
-    scores = []
-    for k in range(1, num_classes):
-        p, t = predicted == k, label == k
-        total = p.sum() + t.sum()
-        scores.append(2.0 * (p & t).sum() / total if total else 1.0)
-    return float(np.mean(scores))
-
-
-def monitor(network: NNFormer, cases: Sequence[LabelledCase], config: FinetuneConfig) -> float:
-    """Mean Dice on the monitor persons, on the shards' grid: for the convergence curve, never for a choice."""
-    network.eval()
-    scores = []
-    for case in cases:
-        prob = probabilities_KDHW(network, torch.from_numpy(np.array(case.image_CDHW)), config.window_DHW)
-        scores.append(mean_dice(prob.argmax(0).numpy(), case.label_DHW, network.num_classes))
-    return float(np.mean(scores))
+    validation_dice: list[float]
+    steps: int
 
 
 def finetune(
     job: FinetuneJob,
     model: NNFormerConfig,
     config: FinetuneConfig,
-    num_classes: int,
+    labels: Labels,
     train_cases: Sequence[LabelledCase],
     monitor_cases: Sequence[LabelledCase],
-    device: torch.device,
-    on_metrics: Callable[[dict[str, float], int], None] = lambda *_: None,
+    who: RankInfo,
+    on_metrics: Callable[[Mapping[str, float], int], None] = lambda *_: None,
+    validation_cases: Sequence[LabelledCase] = (),
 ) -> Finetuned:
-    """Trains for exactly `config.steps` steps; the last weights are the result, so nothing is chosen.
+    """Trains for `config.steps` steps, fewer only with `config.patience`.
 
-    The network's random weights and the crops depend on the job's seed and budget alone, not on its arm:
-    the arms are paired.
+    The network's random weights and the crops depend on the job's seed and budget alone, neither on its arm (the arms
+    are paired) nor on the number of ranks, which share every batch.
     """
     torch.manual_seed(stream_seed(job.seed, "finetune-init"))
-    network = NNFormer(model, num_classes)
-    report, peak, layer_decay = None, config.learning_rate, 1.0
-    if job.handover:
-        report = load_encoder(Path(job.handover), network, config.pretrained_channels)
-        peak, layer_decay = config.pretrained_learning_rate, config.pretrained_layer_decay
-    network.to(device)
-    groups = layer_groups(network, layer_decay, report.matched if report else ())
+    network = NNFormer(model, labels.num_outputs)
+    report = load_encoder(Path(job.handover), network, config.pretrained_channels) if job.handover else None
+    network.to(who.device)
+    mean = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay)) if config.ema_decay else None
+    trained: nn.Module = network
+    if who.world_size > 1:
+        trained = DistributedDataParallel(network, device_ids=[who.device] if who.device.type == "cuda" else None)
+    peak, schedule = job.peak(config), _SCHEDULES[config.schedule]
+    groups = layer_groups(network, config.pretrained_layer_decay if report else 1.0, report.matched if report else ())
     optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.95), weight_decay=config.weight_decay, fused=True)
-    criterion = DeepSupervisionLoss()
-    data_seed = stream_seed(job.seed, "finetune-data", job.budget)
+    criterion = DeepSupervisionLoss(labels.meaning)
     batches = labelled_batches(
-        train_cases, config.crop_DHW, config.batch, data_seed, config.foreground_share, config.augment
+        train_cases,
+        config.crop_DHW,
+        config.batch,
+        stream_seed(job.seed, "finetune-data", job.budget),
+        config.foreground_share,
+        config.augment,
+        ignore_label=labels.meaning.ignore,
+        part=(who.rank, who.world_size),
     )
-    steps, dice = [0], [monitor(network, monitor_cases, config)]
+    result = network if mean is None else cast(NNFormer, mean.module)
+    best = Best() if validation_cases else None
+    steps, monitor_dice, validation_dice = list[int](), list[float](), list[float]()
+
+    def measure(done: int) -> None:
+        steps.append(done)
+        found = {"monitor_dice": dice_on(result, monitor_cases, config.window_DHW, labels, who)}
+        monitor_dice.append(found["monitor_dice"])
+        if best is not None:
+            found["validation_dice"] = dice_on(result, validation_cases, config.window_DHW, labels, who)
+            validation_dice.append(found["validation_dice"])
+            best.see(validation_dice[-1], done, result)
+        on_metrics(found, done)
+
+    measure(0)
     for step in range(config.steps):
-        network.train()
-        torch.manual_seed(stream_seed(job.seed, "finetune-drop-path", step))
-        learning_rate = warmup_cosine(step, peak, config.warmup_steps, config.steps)
+        trained.train()
+        torch.manual_seed(stream_seed(job.seed, "finetune-drop-path", step, who.rank))
+        learning_rate = schedule(step, peak, config.warmup_steps, config.steps)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * group["rate_scale"]
         batch = next(batches)
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            logits = network(batch.image_BCDHW.to(device))
-        loss = criterion(logits, batch.label_BDHW.to(device))
+        with torch.autocast(who.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            logits = trained(batch.image_BCDHW.to(who.device))
+        loss = criterion(logits, batch.label_BDHW.to(who.device))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
         optimizer.step()
+        if mean is not None:
+            mean.update_parameters(network)
         done = step + 1
         if done % config.log_every == 0 or done == config.steps:
             on_metrics({"train_loss": float(loss.detach()), "learning_rate": learning_rate}, done)
         if done % config.monitor_every == 0 or done == config.steps:
-            steps.append(done)
-            dice.append(monitor(network, monitor_cases, config))
-            on_metrics({"monitor_dice": dice[-1]}, done)
-    return Finetuned(network.eval(), report, steps, dice)
+            measure(done)
+            if best is not None and config.patience and best.worse >= config.patience:
+                break
+    return Finetuned(result.eval(), best, report, steps, monitor_dice, validation_dice, steps[-1])

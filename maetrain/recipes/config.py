@@ -6,9 +6,12 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from data_shards.build import BuildConfig
 from data_shards.synthetic import SyntheticConfig
-from maetrain.finetune.config import FinetuneConfig
+from maetrain.finetune.config import ARM, FinetuneConfig
 from maetrain.models.config import NNFormerConfig
 from maetrain.train.config import PretrainConfig
+
+# arms that need no handover
+SCRATCH, UNTRAINED = "scratch", "random-mae"
 
 
 class _Settings(BaseModel):
@@ -29,21 +32,42 @@ class SweepConfig(_Settings):
     """The grid of finetune jobs."""
 
     budgets: tuple[int, ...] = Field((1, 2, 4), min_length=1, description="labelled persons per job, rising")
-    arms: tuple[str, ...] = Field(("scratch", "mae"), min_length=1, description="starts: scratch, mae")
+    arms: tuple[Annotated[str, Field(pattern=ARM)], ...] = Field(
+        ("scratch", "mae"),
+        min_length=1,
+        description="starts: scratch; random-mae, an encoder of zero pretraining steps; mae and others, from handovers",
+    )
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         (0, 1), min_length=1, description="one job per seed; seeds also order the persons"
     )
-    cpus_per_job: float = Field(1, gt=0, description="CPU cores a job holds; several jobs run at once")
-    gpus_per_job: float = Field(0.5, ge=0, le=1, description="share of a GPU a job holds where there are GPUs")
+    learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (),
+        description="peak learning rates of which each arm gets the best one, by trials that are validated on persons "
+        "of the budget itself; none = those of finetune",
+    )
+    trial_budgets: tuple[int, ...] = Field(
+        (), description="budgets that trials are made at; none = the smallest from 4 persons on, else the largest"
+    )
+    trial_seeds: int = Field(1, ge=1, description="seeds that trials are made with, the first ones")
+    trial_share: float = Field(0.25, gt=0, le=0.5, description="share of a trial's persons that validate")
+    cpus_per_job: float = Field(1, gt=0, description="CPU cores a rank of a job holds; several jobs run at once")
+    gpus_per_job: float = Field(0.5, ge=0, le=1, description="share of a GPU a rank holds where there are GPUs")
+    ranks_per_job: int = Field(1, ge=1, description="processes that share a job's batches, each with its own GPU")
+    job_timeout_s: float = Field(0, ge=0, description="a job that takes longer is ended and tried again; 0 = none")
+    retries: int = Field(2, ge=0, description="further tries of a job whose worker died, hung or failed")
+    tracking_patience_s: float = Field(
+        60, ge=0, description="how long the end waits for a tracking store that does not answer, seconds"
+    )
     max_test_cases: int = Field(0, ge=0, description="score only the first n test cases; 0 = all")
 
     @model_validator(mode="after")
     def _rising(self) -> "SweepConfig":
-        if list(self.budgets) != sorted(set(self.budgets)) or self.budgets[0] < 1:
-            raise ValueError(f"budgets = {list(self.budgets)} must be rising numbers of persons, from 1")
-        unknown = sorted({*self.arms} - {"scratch", "mae"})
-        if unknown:
-            raise ValueError(f"unknown arm {unknown[0]!r}: arms are scratch and mae")
+        for name, budgets in (("budgets", self.budgets), ("trial_budgets", self.trial_budgets)):
+            if list(budgets) != sorted(set(budgets)) or min(budgets, default=1) < 1:
+                raise ValueError(f"{name} = {list(budgets)} must be rising numbers of persons, from 1")
+        for name, values in (("arms", self.arms), ("seeds", self.seeds), ("learning_rates", self.learning_rates)):
+            if twice := sorted({value for value in values if list(values).count(value) > 1}):
+                raise ValueError(f"{name}: {twice[0]} stands there twice")
         return self
 
 
@@ -91,3 +115,12 @@ class RunConfig(_Settings):
     sweep: SweepConfig = Field(SweepConfig(), description="the grid of jobs")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="scores and statistics")
     cluster: ClusterConfig = Field(ClusterConfig(), description="resources")
+
+    @model_validator(mode="after")
+    def _ranks_share_batches(self) -> "RunConfig":
+        if self.finetune.batch % self.sweep.ranks_per_job:
+            raise ValueError(
+                f"finetune.batch = {self.finetune.batch} can't be shared by {self.sweep.ranks_per_job} ranks "
+                "(sweep.ranks_per_job): make it a multiple"
+            )
+        return self

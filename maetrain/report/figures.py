@@ -1,28 +1,23 @@
-"""Charts of the report: small SVGs that take their colours from the page, and one PNG for the tracker.
+"""Charts of the page: small SVGs that take their colours from it.
 
-The SVGs are written by hand rather than by matplotlib because they then follow the page: text and grid use its
-colours in light and dark, letters grow on a phone, every point names its values on hover, and a chart is a few
-kB. Arms differ by colour (Okabe-Ito), marker and line style, so no reader depends on colour alone.
+They are written by hand rather than by matplotlib because they then follow the page: text and grid use its colours in
+light and dark, letters grow on a phone, every point names its values on hover, and a chart is a few kB. How arms
+differ: `styles`.
 
 Coordinates: x, y in the units of the data, u, v in those of the SVG (v grows downwards).
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
-from maetrain.report.inputs import PretrainCurve
+from maetrain.report.convergence import Convergence, on_one_grid
+from maetrain.report.inputs import Curve, PretrainCurve
 from maetrain.report.statistics import ArmPoint, BudgetComparison
-from maetrain.report.verdict import interval_text, signed, verdict
-
-# Style of the first, second, ... arm: marker in SVG (class c0, c1, ...), and colour, marker, line for the PNG.
-MARKERS = ("square", "circle", "triangle", "diamond")
-_PNG_STYLES = (("#D55E00", "s", "--"), ("#0072B2", "o", "-"), ("#009E73", "^", ":"), ("#CC79A7", "D", "-."))
+from maetrain.report.styles import css_class, marker_name
+from maetrain.report.verdict import verdict
+from maetrain.report.wording import interval_text, persons, signed
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 16.0, 32.0, 44.0
 
@@ -85,7 +80,7 @@ def line_chart(
     return _svg(width, height, description, parts)
 
 
-def budget_chart(points: Sequence[ArmPoint], styles: dict[str, int]) -> str:
+def budget_chart(points: Sequence[ArmPoint], styles: Mapping[str, int], height: int = 300) -> str:
     """The label-efficiency curve: mean Dice with interval against labelled persons, one line an arm."""
     series = []
     for arm, style in styles.items():
@@ -101,18 +96,28 @@ def budget_chart(points: Sequence[ArmPoint], styles: dict[str, int]) -> str:
         x_ticks=sorted({float(p.budget) for p in points}),
         is_log_x=True,
         y_limits=(0.0, 1.0),
+        size=(480, height),
     )
 
 
-def difference_chart(comparisons: Sequence[BudgetComparison]) -> str:
-    """One row a budget: difference of the arms with its interval around the line of no difference."""
+def difference_height(by_arm: Mapping[str, Sequence[BudgetComparison]]) -> int:
+    """Of a chart with a row a budget and in it a bar an arm."""
+    num_budgets = len({c.budget for found in by_arm.values() for c in found})
+    return max(300, int(_TOP + (22 + 13 * len(by_arm)) * num_budgets + _BOTTOM))
+
+
+def difference_chart(by_arm: Mapping[str, Sequence[BudgetComparison]], styles: Mapping[str, int]) -> str:
+    """A row a budget and in it a bar an arm: difference from the baseline, with interval, around no difference."""
+    comparisons = [c for found in by_arm.values() for c in found]
     if not comparisons:
         return ""
+    arms = list(by_arm)
+    budgets = sorted({c.budget for c in comparisons})
     ends = [0.0] + [v for c in comparisons for v in (c.difference, c.low, c.high) if math.isfinite(v)]
     pad = 0.08 * (max(ends) - min(ends)) or 0.02
     ticks = nice_ticks(min(ends) - pad, max(ends) + pad, 4)
-    width, height = 480, max(300, int(_TOP + 44 * len(comparisons) + _BOTTOM))
-    row = (height - _TOP - _BOTTOM) / len(comparisons)
+    width, height = 480, difference_height(by_arm)
+    row = (height - _TOP - _BOTTOM) / len(budgets)
     to_u = _scale((ticks[0], ticks[-1]), (_LEFT, width - _RIGHT))
     bottom = height - _BOTTOM
     parts = [f'<text class="label" x="{_LEFT}" y="14">labelled persons</text>']
@@ -120,18 +125,42 @@ def difference_chart(comparisons: Sequence[BudgetComparison]) -> str:
         u, kind = to_u(tick), "zero" if abs(tick) < 1e-12 else "grid"
         parts.append(f'<path class="{kind}" d="M{u:.1f} {_TOP}V{bottom}"/>')
         parts.append(f'<text class="tick" x="{u:.1f}" y="{bottom + 17}" {_MIDDLE}>{number(tick)}</text>')
-    for i, c in enumerate(comparisons):
-        v, u = _TOP + row * (i + 0.5), to_u(c.difference)
-        words = f"{c.budget} labelled: {signed(c.difference)}, 95 % interval {interval_text(c)}, {verdict(c)}"
+    for i, budget in enumerate(budgets):
+        parts.append(f'<text class="tick" x="{_LEFT - 10}" y="{_TOP + row * (i + 0.5) + 4}" {_END}>{budget}</text>')
+    for c in comparisons:
+        style, below = styles[c.arm], 13.0 * (arms.index(c.arm) - (len(arms) - 1) / 2)
+        v, u = _TOP + row * (budgets.index(c.budget) + 0.5) + below, to_u(c.difference)
+        words = f"{c.arm}, {c.budget} labelled: {signed(c.difference)}, 95 % interval {interval_text(c)}, {verdict(c)}"
         bar = f'<path class="bar" d="M{to_u(c.low):.1f} {v}H{to_u(c.high):.1f}"/>' if math.isfinite(c.low) else ""
-        parts.append(f'<text class="tick" x="{_LEFT - 10}" y="{v + 4}" {_END}>{c.budget}</text>')
-        parts.append(f'<g class="c1"><title>{escape(words)}</title>{bar}{marker("circle", u, v)}</g>')
-    label = f"difference in Dice, {comparisons[0].arm} \N{MINUS SIGN} {comparisons[0].baseline_arm}"
+        shape = marker(marker_name(style), u, v)
+        parts.append(f'<g class="{css_class(style)}"><title>{escape(words)}</title>{bar}{shape}</g>')
+    what = arms[0] if len(arms) == 1 else "each arm"
+    label = f"difference in Dice, {what} \N{MINUS SIGN} {comparisons[0].baseline_arm}"
     parts.append(
         f'<text class="label" x="{(width + _LEFT - _RIGHT) / 2}" y="{height - 6}" {_MIDDLE}>{escape(label)}</text>'
     )
-    rows = "; ".join(f"{c.budget}: {signed(c.difference)} ({interval_text(c)})" for c in comparisons)
+    rows = "; ".join(f"{c.arm} with {c.budget}: {signed(c.difference)} ({interval_text(c)})" for c in comparisons)
     return _svg(width, height, f"Difference in Dice per number of labelled persons. {rows}", parts)
+
+
+def convergence_chart(
+    budget: int, curves: Sequence[Curve], found: Sequence[Convergence], styles: Mapping[str, int]
+) -> str:
+    """Validation Dice of one budget against steps: per arm the mean over seeds, each seed faint behind it."""
+    series = []
+    for name, style in styles.items():
+        own = [c for c in curves if c.budget == budget and c.arm == name and c.steps]
+        if len(own) > 1:
+            series += [Series(name, style, c.steps, c.dice, has_markers=False, is_faint=True) for c in own]
+        if own:
+            steps_N, dice_SN = on_one_grid(own)
+            series.append(Series(name, style, steps_N.tolist(), dice_SN.mean(axis=0).tolist()))
+    marks = [(c.target_dice, f"final {c.baseline_arm}") for c in found if c.budget == budget]
+    text = f"Validation Dice against optimizer steps with {persons([budget])}"
+    limits = (0.0, 1.0)
+    return line_chart(
+        series, text, "optimizer steps", "validation Dice", y_limits=limits, size=(400, 260), marks=marks[:1]
+    )
 
 
 def pretrain_charts(curve: PretrainCurve) -> list[str]:
@@ -152,43 +181,20 @@ def pretrain_charts(curve: PretrainCurve) -> list[str]:
     return charts
 
 
-def budget_png(path: Path, points: Sequence[ArmPoint], styles: dict[str, int]) -> None:
-    """The label-efficiency curve as a PNG on white, for the tracker and for slides."""
-    figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for arm, style in styles.items():
-        own = [p for p in points if p.arm == arm]
-        colour, mark, dash = _PNG_STYLES[style % len(_PNG_STYLES)]
-        below, above = ([max(0.0, v) if math.isfinite(v) else 0.0 for v in vs] for vs in _error_bars(own))
-        # A name from a file may hold $ signs, which matplotlib would read as mathematics.
-        label = arm.replace("$", r"\$")
-        axes.errorbar(
-            [p.budget for p in own], [p.mean for p in own], yerr=(below, above),
-            color=colour, marker=mark, linestyle=dash, capsize=3, linewidth=1.6, markersize=6, label=label,
-        )  # fmt: skip
-    budgets = sorted({p.budget for p in points})
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(budgets, [str(b) for b in budgets])
-    axes.minorticks_off()
-    axes.set_xlabel("labelled persons (log scale)")
-    axes.set_ylabel("mean Dice on the test persons, 95 % interval")
-    axes.grid(axis="y", color="#dddddd", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    if points:
-        axes.legend(frameon=False)
-    figure.savefig(path)
-
-
 def marker(kind: str, u: float, v: float, r: float = 4.2) -> str:
     """One marker centred on (u, v), about as heavy in each of its shapes."""
     if kind == "circle":
         return f'<circle cx="{u:.1f}" cy="{v:.1f}" r="{r}"/>'
     if kind == "square":
         return f'<rect x="{u - r * 0.9:.1f}" y="{v - r * 0.9:.1f}" width="{r * 1.8:.1f}" height="{r * 1.8:.1f}"/>'
-    if kind == "triangle":
-        return f'<path d="M{u:.1f} {v - r * 1.2:.1f}l{r * 1.15:.1f} {r * 2:.1f}h{-r * 2.3:.1f}z"/>'
+    if kind in ("triangle", "down"):
+        up = 1 if kind == "triangle" else -1
+        return f'<path d="M{u:.1f} {v - up * r * 1.2:.1f}l{r * 1.15:.1f} {up * r * 2:.1f}h{-r * 2.3:.1f}z"/>'
+    if kind == "plus":
+        return f'<path class="thick" d="M{u - r:.1f} {v:.1f}h{2 * r:.1f}M{u:.1f} {v - r:.1f}v{2 * r:.1f}"/>'
+    if kind == "cross":
+        a = f"{r * 1.7:.1f}"
+        return f'<path class="thick" d="M{u - r * 0.85:.1f} {v - r * 0.85:.1f}l{a} {a}m0 -{a}l-{a} {a}"/>'
     d = f"{r * 1.3:.1f}"
     return f'<path d="M{u:.1f} {v - r * 1.3:.1f}l{d} {d} -{d} {d} -{d} -{d}z"/>'
 
@@ -238,7 +244,7 @@ def _line(one: Series, to_u: Callable[[float], float], to_v: Callable[[float], f
     finite = [i for i, y in enumerate(one.ys) if math.isfinite(y)]
     path = "L".join(f"{to_u(one.xs[i]):.1f} {to_v(one.ys[i]):.1f}" for i in finite)
     faint = " faint" if one.is_faint else ""
-    parts = [f'<g class="c{one.style % len(MARKERS)}{faint}"><path class="line" d="M{path}"/>']
+    parts = [f'<g class="{css_class(one.style)}{faint}"><path class="line" d="M{path}"/>']
     for i in finite if one.has_markers else ():
         u, v = to_u(one.xs[i]), to_v(one.ys[i])
         words, bar = f"{one.name}, {number(one.xs[i])}: {one.ys[i]:.3f}", ""
@@ -246,12 +252,8 @@ def _line(one: Series, to_u: Callable[[float], float], to_v: Callable[[float], f
             low, high = one.lows[i], one.highs[i]
             words += f" (95 % interval {low:.3f} to {high:.3f})"
             bar = f'<path class="bar" d="M{u:.1f} {to_v(low):.1f}V{to_v(high):.1f}"/>'
-        parts.append(f"<g><title>{escape(words)}</title>{bar}{marker(MARKERS[one.style % len(MARKERS)], u, v)}</g>")
+        parts.append(f"<g><title>{escape(words)}</title>{bar}{marker(marker_name(one.style), u, v)}</g>")
     return "".join([*parts, "</g>"])
-
-
-def _error_bars(points: Sequence[ArmPoint]) -> tuple[list[float], list[float]]:
-    return [p.mean - p.low for p in points], [p.high - p.mean for p in points]
 
 
 def _svg(width: int, height: int, description: str, parts: Sequence[str]) -> str:

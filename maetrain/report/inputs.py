@@ -84,9 +84,9 @@ class ReportInputs(_Model):
 
     title: str = Field(default="What pretraining bought", description="heading of the report")
     test_subjects: int = Field(description="persons in the fixed test set", ge=0)
-    pool_volumes: int = Field(description="volumes in the pretraining pool", ge=0)
+    pool_volumes: int | None = Field(default=None, description="volumes in the pretraining pool; null: unknown", ge=0)
     overlap: Overlap | None = Field(default=None, description="result of the overlap check; null: not checked")
-    tolerance_mm: float = Field(description="tolerance of surface Dice, mm", ge=0)
+    tolerance_mm: float | None = Field(default=None, description="tolerance of surface Dice, mm; null: unknown", ge=0)
     curves: list[Curve] = Field(default=[], description="one a finetune job")
     pretrain_curve: PretrainCurve = Field(default=PretrainCurve(), description="loss and speed of pretraining")
     pictures: list[Picture] = Field(default=[], description="reconstructions and overlays, in order of showing")

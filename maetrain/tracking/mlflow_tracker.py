@@ -1,35 +1,40 @@
-"""Runs in MLflow: the one file of this package that knows it.
+"""Runs in MLflow, written by the process that does the work.
 
 Only the client API is used, never the global "active run", so that one process can write several runs and a
 worker can write a child of a run that another process opened (tag mlflow.parentRunId). Metrics are buffered and sent in
-batches: sqlite, the default store, has one writer at a time.
+batches: sqlite, the default store, has one writer at a time. While the store is away they stay in the buffer, and only
+the end of the run waits for it.
 """
 
 import json
 import logging
-import os
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+from uuid import uuid4
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from maetrain.tracking.patience import is_passing, patiently
 from maetrain.tracking.tracker import flatten
 
 # MLflow tells of every table it makes
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 
 PARENT_TAG = "mlflow.parentRunId"
+ATTEMPT_TAG = "maetrain.attempt"  # a word of its own for every run that is made, known before it is
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 
 
 def open_experiment(tracking_uri: str, name: str, artifacts: Path | None = None) -> str:
     """The id of experiment `name`, made if it is not there. First use of a sqlite store creates its tables."""
+    return patiently(_open_experiment, tracking_uri, name, artifacts)
+
+
+def _open_experiment(tracking_uri: str, name: str, artifacts: Path | None) -> str:
     client = MlflowClient(tracking_uri)
     if found := client.get_experiment_by_name(name):
         return found.experiment_id
@@ -44,21 +49,22 @@ def open_experiment(tracking_uri: str, name: str, artifacts: Path | None = None)
 
 def find_run(tracking_uri: str, experiment_id: str, tag: str, value: str) -> str | None:
     """The newest run whose tag has this value."""
-    runs = MlflowClient(tracking_uri).search_runs([experiment_id], f"tags.`{tag}` = '{value}'", max_results=1)
+    query = f"tags.`{tag}` = '{value}'"
+    runs = patiently(patiently(MlflowClient, tracking_uri).search_runs, [experiment_id], query, max_results=1)
     return runs[0].info.run_id if runs else None
 
 
 def set_parent(tracking_uri: str, run_id: str, parent_run_id: str) -> None:
-    MlflowClient(tracking_uri).set_tag(run_id, PARENT_TAG, parent_run_id)
+    patiently(patiently(MlflowClient, tracking_uri).set_tag, run_id, PARENT_TAG, parent_run_id)
 
 
 def remove_run(tracking_uri: str, run_id: str) -> None:
     """Out of every list and search; MLflow keeps it among the deleted ones."""
-    MlflowClient(tracking_uri).delete_run(run_id)
+    patiently(patiently(MlflowClient, tracking_uri).delete_run, run_id)
 
 
 class MlflowTracker:
-    """One MLflow run: made new, or reopened when `run_id` is given."""
+    """One MLflow run: made new with `tags`, or reopened when `run_id` is given. Several threads may log."""
 
     FLUSH_EVERY_S = 5.0
     BATCH = 900  # the store takes at most 1000 metrics a call
@@ -70,59 +76,78 @@ class MlflowTracker:
         run_name: str,
         run_id: str | None = None,
         parent_run_id: str | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> None:
-        self.client = MlflowClient(tracking_uri)
+        self.client = patiently(MlflowClient, tracking_uri)
+        all_tags = {**(tags or {}), **({PARENT_TAG: parent_run_id} if parent_run_id else {})}
         if run_id is None:
-            parent = {PARENT_TAG: parent_run_id} if parent_run_id else {}
-            run_id = self.client.create_run(experiment_id, tags=parent, run_name=run_name).info.run_id
+            self.run_id = patiently(self._made, experiment_id, run_name, {ATTEMPT_TAG: uuid4().hex, **all_tags})
         else:
-            self.client.update_run(run_id, status="RUNNING")
-            if parent_run_id:
-                set_parent(tracking_uri, run_id, parent_run_id)
-        self.run_id = run_id
+            self.run_id = run_id
+            patiently(self.client.update_run, run_id, status="RUNNING")
+            self.tags(all_tags)
         self._buffer: list[Metric] = []
         self._flushed = time.monotonic()
+        self._lock = threading.Lock()
+
+    def _made(self, experiment_id: str, run_name: str, tags: dict[str, str]) -> str:
+        """A second call finds the run of a first whose answer was lost."""
+        query = f"tags.`{ATTEMPT_TAG}` = '{tags[ATTEMPT_TAG]}'"
+        if found := self.client.search_runs([experiment_id], query, max_results=1):
+            return found[0].info.run_id
+        return self.client.create_run(experiment_id, tags=tags, run_name=run_name).info.run_id
 
     def tags(self, tags: Mapping[str, str]) -> None:
-        self.client.log_batch(self.run_id, tags=[RunTag(k, v) for k, v in tags.items()])
+        patiently(self.client.log_batch, self.run_id, tags=[RunTag(k, v) for k, v in tags.items()])
 
     def params(self, params: Mapping[str, object]) -> None:
         """A parameter that the run has already keeps its first value, as MLflow demands."""
-        have = self.client.get_run(self.run_id).data.params
-        flat = {k: _text(v) for k, v in flatten(params).items()}
-        new = [Param(k, v) for k, v in flat.items() if k not in have]
+        have = patiently(self.client.get_run, self.run_id).data.params
+        flat = flatten(params)
+        new = [Param(k, param_text(v)) for k, v in flat.items() if k not in have]
         for start in range(0, len(new), 100):
-            self.client.log_batch(self.run_id, params=new[start : start + 100])
+            patiently(self.client.log_batch, self.run_id, params=new[start : start + 100])
 
     def metrics(self, metrics: Mapping[str, float], step: int) -> None:
         now_ms = int(time.time() * 1000)
-        self._buffer += [Metric(name, float(value), now_ms, step) for name, value in metrics.items()]
-        if len(self._buffer) >= self.BATCH or time.monotonic() - self._flushed > self.FLUSH_EVERY_S:
-            self._flush()
+        with self._lock:
+            self._buffer += [Metric(name, float(value), now_ms, step) for name, value in metrics.items()]
+            if len(self._buffer) >= self.BATCH or time.monotonic() - self._flushed > self.FLUSH_EVERY_S:
+                try:
+                    self._flush()
+                except Exception as error:
+                    if not is_passing(error):
+                        raise
+                self._flushed = time.monotonic()
 
     def last_step(self, metric: str) -> int:
-        return max((point.step for point in self.client.get_metric_history(self.run_id, metric)), default=0)
+        history = patiently(self.client.get_metric_history, self.run_id, metric)
+        return max((point.step for point in history), default=0)
 
     def file(self, path: Path, folder: str | None = None) -> None:
-        self.client.log_artifact(self.run_id, str(path), folder)
+        patiently(self.client.log_artifact, self.run_id, str(path), folder)
 
     def dataset(self, name: str, digest: str, source: str, context: str) -> None:
-        # MLflow caps a digest at 36 characters; the whole hash stands in the profile
-        entity = Dataset(
-            name, digest[:36], "local", json.dumps({"uri": source}), profile=json.dumps({"sha256": digest})
-        )
-        self.client.log_inputs(self.run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
+        patiently(self.client.log_inputs, self.run_id, [dataset_input(name, digest, source, context)])
 
     def finish(self, status: str = "FINISHED") -> None:
-        self._flush()
-        self.client.set_terminated(self.run_id, status)
+        with self._lock:
+            patiently(self._flush)
+        patiently(self.client.set_terminated, self.run_id, status)
 
     def _flush(self) -> None:
-        for start in range(0, len(self._buffer), self.BATCH):
-            self.client.log_batch(self.run_id, metrics=self._buffer[start : start + self.BATCH])
-        self._buffer, self._flushed = [], time.monotonic()
+        """What was sent before an error is not sent again; if it was, the store would know it (see deliver.py)."""
+        while self._buffer:
+            self.client.log_batch(self.run_id, metrics=self._buffer[: self.BATCH])
+            del self._buffer[: self.BATCH]
 
 
-def _text(value: object) -> str:
+def param_text(value: object) -> str:
     """A parameter's value as MLflow shows it, cut to what the store takes."""
     return (value if isinstance(value, str) else json.dumps(value))[:6000]
+
+
+def dataset_input(name: str, digest: str, source: str, context: str) -> DatasetInput:
+    # MLflow caps a digest at 36 characters; the whole hash stands in the profile
+    entity = Dataset(name, digest[:36], "local", json.dumps({"uri": source}), profile=json.dumps({"sha256": digest}))
+    return DatasetInput(entity, [InputTag("mlflow.data.context", context)])

@@ -61,6 +61,11 @@ def joined_group() -> Iterator[RankInfo]:
         dist.destroy_process_group()
 
 
+def alone() -> RankInfo:
+    """A process that needs no group."""
+    return RankInfo(0, 1, _device(0))
+
+
 def memory_in_use(device: torch.device) -> float:
     """Bytes: the most that tensors have held on a GPU, or what the process holds now."""
     if device.type == "cuda":

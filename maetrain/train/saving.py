@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from data_shards.errors import InputError
-from data_shards.formats.files import is_remote, listed, location, remove, write_text
+from data_shards.formats.files import is_remote, listed, location, remove, remove_half_written, write_text
 from maetrain.checkpoint.commit import (
     CheckpointFile,
     CheckpointManifest,
@@ -173,6 +173,7 @@ class Saver:
 
         def copy() -> None:
             for name, text in texts.items():
+                remove_half_written(self.run_dir / name)
                 write_text(self.run_dir / name, text)
 
         with suppress(OSError):  # a copy, and tidying: the next checkpoint does both again, if there is one

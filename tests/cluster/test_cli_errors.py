@@ -21,9 +21,12 @@ from cluster import cli, session
 from data_shards.build import BuildConfig, build
 from data_shards.formats.index import ShardIndex
 from data_shards.preprocess import PreprocessConfig
+from maetrain.evaluate.metrics import EMPTY_MASK_RULE
 from maetrain.evaluate.model_folder import ModelContract, load_model, save_model
+from maetrain.evaluate.scores import read_scores, write_scores
 from maetrain.models.segmentation import NNFormer
 
+from ..maetrain.report.builders import make_rows
 from ..maetrain.small import SMALL
 
 Run = Callable[..., tuple[int, str, str]]
@@ -184,6 +187,61 @@ def test_an_archive_without_labels_cannot_be_scored(run: Run, model: Path, scan:
     mistake(run("evaluate", model, scan.parent, "--out", "scores.csv"), "no labelled case", "labelsTr")
 
 
+@pytest.fixture
+def predicted(small_archive: Path, tmp_path: Path) -> Path:
+    """The labels themselves, as a program without fault would write them."""
+    return Path(shutil.copytree(small_archive / "labelsTr", tmp_path / "predicted"))
+
+
+def test_predictions_of_any_program_are_scored(run: Run, predicted: Path, small_archive: Path, tmp_path: Path) -> None:
+    words = ("evaluate", "--predictions", predicted, small_archive, "new/scores.csv", "--arm", "other", "--budget", 4)
+    code, stdout, stderr = run(*words, "--seed", 2)
+    assert (code, stderr) == (0, "") and "15 cases" in stdout and EMPTY_MASK_RULE in stdout
+    rows = read_scores(tmp_path / "new" / "scores.csv")
+    assert len(rows) == 30 and {r.key[:3] for r in rows} == {(4, "other", 2)}
+    assert {(r.dice, r.hd95_mm) for r in rows} == {(1.0, 0.0)}
+    code, _, _ = run(*words[:4], "--out", "one.csv", "--arm", "other", "--subjects", "person_000")
+    assert code == 0 and {r.subject for r in read_scores(tmp_path / "one.csv")} == {"person_000"}
+
+
+def test_a_missing_prediction_is_named_and_no_table_written(run: Run, predicted: Path, small_archive: Path) -> None:
+    next(iter(sorted(predicted.iterdir()))).unlink()
+    mistake(
+        run("evaluate", "--predictions", predicted, small_archive, "s.csv", "--arm", "x"), "1 of 15 cases", "add it"
+    )
+    assert not Path("s.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["--predictions", "p", "archive", "out.csv"], "--arm"),
+        (["--predictions", "p", "model", "archive", "out.csv", "--arm", "x"], "no MODEL"),
+        (["model", "archive"], "--out"),
+        (["model", "archive", "out.csv", "--arm", "x"], "a MODEL knows its own"),
+        (["--predictions", "p", "archive", "out.csv", "--arm", "x", "--budget", "0"], "--budget"),
+    ],
+)
+def test_a_mixed_up_evaluate_says_what_goes_with_what(run: Run, words: list[str], part: str) -> None:
+    mistake(run("evaluate", *words), part, "--help")
+
+
+def test_a_report_is_made_of_scores_alone(run: Run, tmp_path: Path) -> None:
+    write_scores(tmp_path / "in" / "scores.csv", make_rows(num_subjects=3, arms=("scratch", "large")))
+    assert run("report", "in")[0] == 0 and (tmp_path / "in" / "report" / "index.html").is_file()
+    code, stdout, _ = run("report", "in", "--out", "there", "--arm", "large")
+    assert code == 0 and f"{tmp_path}/there/index.html" in stdout and (tmp_path / "there" / "report.md").is_file()
+    mistake(run("report", "in", "--arm", "huge"), "--arm huge", "'large'")
+
+
+def test_scores_of_different_test_sets_make_no_report(run: Run, tmp_path: Path) -> None:
+    write_scores(tmp_path / "in" / "scores.csv", make_rows(num_subjects=3))
+    path = tmp_path / "in" / "scores.csv"
+    path.write_text("\n".join(line for line in path.read_text().splitlines() if not line.startswith("4,mae,1,case_02")))
+    mistake(run("report", "in"), path, "different test sets", "budget 4, arm 'mae', seed 1", "case 'case_02_0'")
+    assert not (tmp_path / "in" / "report").exists()
+
+
 def test_a_budget_larger_than_the_persons_there_are_is_named(run: Run, index: ShardIndex, small_archive: Path) -> None:
     words = ("sweep", "demo", "sweep.budgets=[1, 99]", "sweep.arms=[scratch]")
     outcome = run(*words, "--shards", index.root, "--data", small_archive, "--out", "sweep")
@@ -193,6 +251,43 @@ def test_a_budget_larger_than_the_persons_there_are_is_named(run: Run, index: Sh
 def test_the_arm_mae_without_an_encoder_is_named(run: Run, index: ShardIndex, small_archive: Path) -> None:
     words = ("sweep", "demo", "--shards", index.root, "--data", small_archive, "--out", "sweep")
     mistake(run(*words), "--handover", "sweep.arms=[scratch]")
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["sweep.arms=[scratch,long]"], ["the arm `long` needs an encoder", "--handover long=FOLDER"]),
+        (["--handover", "other=.", "sweep.arms=[scratch]"], ["no arm of that name", "add other to it"]),
+        (["--handover", "scratch=.", "sweep.arms=[scratch]"], ["scratch starts from random weights"]),
+        (["--elsewhere", ".", "sweep.arms=[scratch]"], ["--elsewhere .: write NAME=FOLDER"]),
+        (["sweep.arms=[scratch,Mae]"], ["sweep.arms.1", "'Mae'"]),
+        (["sweep.arms=[scratch,scratch]"], ["arms: scratch stands there twice"]),
+        (["sweep.arms=[scratch]", "sweep.ranks_per_job=3"], ["finetune.batch = 2", "3 ranks", "make it a multiple"]),
+        (["sweep.arms=[scratch]", "sweep.learning_rates=[1e-3]", "sweep.trial_budgets=[3]"], ["trial_budgets: 3 is"]),
+        (["sweep.arms=[scratch]", "finetune.keep=best"], ["set validation_share"]),
+    ],
+)
+def test_an_order_that_does_not_add_up_is_refused(
+    run: Run, index: ShardIndex, small_archive: Path, words: list[str], parts: list[str]
+) -> None:
+    fixed = ("--shards", index.root, "--data", small_archive, "--out", "sweep")
+    mistake(run("sweep", "demo", *fixed, *words), *parts)
+
+
+def test_a_sweep_goes_on_only_where_one_was_ordered_and_as_it_was(run: Run, tmp_path: Path) -> None:
+    mistake(run("sweep", "--resume", "--out", tmp_path), "no sweep to go on with")
+    mistake(run("sweep", "demo", "--resume", "--out", tmp_path), "--resume takes the order from OUT")
+    mistake(run("sweep", "demo", "--out", tmp_path), "--shards and --data, or --resume")
+
+
+def test_an_archive_from_elsewhere_must_be_of_the_same_classes_and_of_others(
+    run: Run, index: ShardIndex, small_archive: Path, tmp_path: Path
+) -> None:
+    words = ("sweep", "demo", "sweep.arms=[scratch]", "--shards", index.root, "--data", small_archive, "--out", "sweep")
+    outcome = run(*words, "--elsewhere", f"there={small_archive}")
+    mistake(outcome, "--elsewhere there: person", "is also in the shards")
+    one_labelled_scan(tmp_path / "liver", 1, ["background", "liver"])
+    mistake(run(*words, "--elsewhere", f"there={tmp_path / 'liver'}"), "its classes are ['background', 'liver']")
 
 
 def test_a_garbled_index_is_named(run: Run, index: ShardIndex, tmp_path: Path) -> None:

@@ -1,13 +1,15 @@
 """What a job's result depends on, and which scans test it; nothing runs here."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cluster.reporting import check_encoder, check_overlap, overlap
-from cluster.sweep import job_stage
-from data_shards.archive.layout import read_archive
+from cluster.sweep import Comparison, job_stage
+from data_shards.archive.layout import Archive, read_archive
 from data_shards.build import BuildConfig, build
 from data_shards.errors import InputError
 from data_shards.formats.index import ShardIndex
@@ -19,7 +21,6 @@ from maetrain.recipes.load import load_recipe
 
 from ..maetrain.small import SMALL, hand_over
 
-CONFIG = load_recipe("demo")
 JOB = FinetuneJob(budget=1, arm="scratch", seed=0, subjects=("person_000",))
 test_cases_of.__test__ = False  # type: ignore[attr-defined]
 
@@ -34,21 +35,38 @@ def split(index: ShardIndex) -> Split:
     return split_of(index, 0.25, 2, 0)
 
 
+@pytest.fixture
+def key_of(small_archive: Path, tmp_path: Path, index: ShardIndex, split: Split) -> Callable[..., str]:
+    """The key of a job's stage under other settings."""
+    archive = read_archive(small_archive)
+
+    def key(*overrides: str, job: FinetuneJob = JOB, elsewhere: dict[str, Archive] | None = None) -> str:
+        config = load_recipe("demo", overrides)
+        arms = {job.arm: job.handover}
+        comparison = Comparison(config, index, archive, split, arms, elsewhere or {}, tmp_path)
+        return job_stage(comparison, job, comparison.weights[job.arm]).key
+
+    return key
+
+
 @pytest.mark.parametrize(
     "override",
     [
         "finetune.steps=7",
-        "finetune.augment.noise_std=0.3",
+        "finetune.augment.noise_std=0.7",
         "model.drop_path=0.1",
         "evaluate.tolerance_mm=2",
         "sweep.max_test_cases=3",
     ],
 )
-def test_what_shapes_a_jobs_scores_makes_it_another_job(
-    tmp_path: Path, index: ShardIndex, split: Split, override: str
-) -> None:
-    changed = load_recipe("demo", (override,))
-    assert job_stage(tmp_path, JOB, CONFIG, index, split).key != job_stage(tmp_path, JOB, changed, index, split).key
+def test_what_shapes_a_jobs_scores_makes_it_another_job(key_of: Callable[..., str], override: str) -> None:
+    assert key_of() != key_of(override)
+
+
+def test_other_cases_from_elsewhere_make_it_another_job(key_of: Callable[..., str], small_archive: Path) -> None:
+    archive = read_archive(small_archive)
+    fewer = replace(archive, cases=archive.cases[1:])
+    assert len({key_of(), key_of(elsewhere={"there": archive}), key_of(elsewhere={"there": fewer})}) == 3
 
 
 @pytest.mark.parametrize(
@@ -56,6 +74,7 @@ def test_what_shapes_a_jobs_scores_makes_it_another_job(
     [
         "pretrain.steps=7",
         "sweep.budgets=[1]",
+        "sweep.retries=9",
         "title=x",
         "cluster.pretrain_workers=1",
         "finetune.log_every=7",
@@ -64,23 +83,28 @@ def test_what_shapes_a_jobs_scores_makes_it_another_job(
         "finetune.pretrained_channels=mean",
     ],
 )
-def test_what_does_not_leaves_it_the_same_job(tmp_path: Path, index: ShardIndex, split: Split, override: str) -> None:
-    changed = load_recipe("demo", (override,))
-    assert job_stage(tmp_path, JOB, CONFIG, index, split).key == job_stage(tmp_path, JOB, changed, index, split).key
+def test_what_does_not_leaves_it_the_same_job(key_of: Callable[..., str], override: str) -> None:
+    assert key_of() == key_of(override)
 
 
-def test_a_handover_counts_by_its_weights_and_not_by_its_folder(
-    tmp_path: Path, index: ShardIndex, split: Split
-) -> None:
+def test_the_rate_that_counts_is_the_one_it_trains_with(key_of: Callable[..., str]) -> None:
+    chosen = JOB.model_copy(update={"learning_rate": 3e-3})
+    assert key_of("finetune.learning_rate=3e-3") == key_of(job=chosen) == key_of("finetune.learning_rate=1", job=chosen)
+    assert key_of(job=chosen) != key_of(job=JOB.model_copy(update={"learning_rate": 1e-3}))
+
+
+def test_a_trial_does_not_depend_on_the_test_set(key_of: Callable[..., str]) -> None:
+    trial = JOB.model_copy(update={"is_trial": True, "learning_rate": 1e-3})
+    assert key_of(job=trial) == key_of("evaluate.tolerance_mm=2", "sweep.max_test_cases=1", job=trial)
+
+
+def test_a_handover_counts_by_its_weights_and_not_by_its_folder(key_of: Callable[..., str], tmp_path: Path) -> None:
     one = hand_over(tmp_path / "one", [])
     (tmp_path / "copy").mkdir()
     for path in one.iterdir():
         (tmp_path / "copy" / path.name).write_bytes(path.read_bytes())
     other = hand_over(tmp_path / "other", [])
-    keys = [
-        job_stage(tmp_path, JOB.model_copy(update={"handover": str(folder)}), CONFIG, index, split).key
-        for folder in (one, tmp_path / "copy", other)
-    ]
+    keys = [key_of(job=JOB.model_copy(update={"handover": str(f)})) for f in (one, tmp_path / "copy", other)]
     assert keys[0] == keys[1] != keys[2]
 
 

@@ -8,7 +8,14 @@ from pydantic import ValidationError
 
 from data_shards.archive.volume import Volume
 from data_shards.errors import InputError, VolumeError
-from data_shards.preprocess import PreprocessConfig, PreprocessRecord, prepare, prepare_label, restore_probabilities
+from data_shards.preprocess import (
+    PreprocessConfig,
+    PreprocessRecord,
+    Restorer,
+    prepare,
+    prepare_label,
+    restore_probabilities,
+)
 from data_shards.resample import resample
 
 SHAPE_RAS = (6, 8, 10)
@@ -149,6 +156,16 @@ def test_wrong_shapes_are_refused_on_both_ways():
         prepare_label(Volume(np.zeros((6, 8, 9), np.uint8), np.eye(4), path="l"), record)
     with pytest.raises(InputError, match="prediction has shape"):
         restore_probabilities(np.zeros((2, 7, 6, 4), np.float32), record)
+
+
+def test_slabs_that_are_too_few_or_too_many_rows_are_refused():
+    record = prepare(as_image(oriented(ras_image(), "RAS")), PreprocessConfig()).record
+    restorer = Restorer(record)
+    restorer.add(np.zeros((2, 4, 6, 5), np.float32))
+    with pytest.raises(InputError, match=r"shape \(4, 6, 5\), the prepared scan has \(7, 6, 5\)"):
+        restorer.labels_XYZ()
+    with pytest.raises(InputError, match=r"shape \(8, 6, 5\)"):
+        restorer.add(np.zeros((2, 4, 6, 5), np.float32))
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,8 @@ def test_a_disk_that_is_full_for_a_while(
         assert max(steps_whole(setup.run_dir)) == EVERY
         disk.leave(2**25)
         group.finish()
-        assert f"checkpoint of step {2 * EVERY} waits for its storage: " in group.log()
+        if timeout_s > 1:  # a slow machine's first try may take the whole second, and then there is no waiting
+            assert f"checkpoint of step {2 * EVERY} waits for its storage: " in group.log()
         assert ("failed" in group.log()) == (timeout_s == 1), group.log()
         assert "No space left" in group.log() or timeout_s > 1
     assert numbers(setup.run_dir) == whole

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -8,6 +9,7 @@ import SimpleITK as sitk
 from data_shards.archive.layout import read_archive
 from data_shards.archive.volume import read_case_image, read_case_label
 from data_shards.errors import InputError
+from data_shards.labels import Labels
 from tests.data_shards.helpers import place_code, write_archive, write_nifti
 
 VOXELS = place_code((3, 3, 3))
@@ -104,6 +106,45 @@ def test_a_listed_file_that_is_not_there_is_named(tmp_path):
     (tmp_path / "labelsTr/case_1.nii.gz").unlink()
     with pytest.raises(InputError, match=r"labelsTr/case_1\.nii\.gz is listed"):
         read_archive(tmp_path)
+
+
+def labels_of(root: Path, labels: dict, **more: object) -> Labels:
+    write_nifti(root / "imagesTr" / "a_0000.nii.gz", np.zeros((3, 3, 3), np.uint8))
+    header = {"channel_names": {"0": "FLAIR"}, "labels": labels, **more}
+    (root / "dataset.json").write_text(json.dumps(header))
+    return read_archive(root).labels
+
+
+def test_nnunet_regions_and_the_ignore_label_are_understood(tmp_path: Path) -> None:
+    brats = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3, "ignore": 4}
+    labels = labels_of(tmp_path, brats, regions_class_order=[1, 2, 3])
+    assert labels.class_names == ("background", "label 1", "label 2", "enhancing", "ignore")
+    assert labels.meaning.ignore == 4
+    found = [(region.name, region.values, region.written) for region in labels.meaning.regions]
+    assert found == [("whole", (1, 2, 3), 1), ("core", (2, 3), 2), ("enhancing", (3,), 3)]
+
+
+def test_an_ignore_label_beside_plain_classes_is_no_class(tmp_path: Path) -> None:
+    labels = labels_of(tmp_path, {"background": 0, "liver": 1, "ignore": 2})
+    assert [target.name for target in labels.targets] == ["liver"] and labels.num_outputs == 2
+    assert labels.class_names == ("background", "liver", "ignore")
+
+
+@pytest.mark.parametrize(
+    ("labels", "order"),
+    [
+        ({"background": 0, "whole": [1, 2], "core": [2]}, None),
+        ({"background": 0, "whole": [1, 2], "core": [2]}, [1]),
+        ({"background": 0, "whole": [1, 2], "core": [2]}, [1, 7]),
+        ({"background": 0, "whole": [1, 3], "core": [3]}, [1, 3]),  # 2 has no meaning
+        ({"background": 0, "whole": [1, 2], "core": [2], "ignore": 1}, [1, 2]),
+        ({"background": 0, "ignore": 1, "liver": 2}, None),
+        ({"background": 0, "whole": ["x"]}, [1]),
+    ],
+)
+def test_regions_that_do_not_fit_together_are_refused(tmp_path: Path, labels: dict, order: list | None) -> None:
+    with pytest.raises(InputError, match="dataset.json.*renumber the labels"):
+        labels_of(tmp_path, labels, **({} if order is None else {"regions_class_order": order}))
 
 
 @pytest.mark.parametrize(

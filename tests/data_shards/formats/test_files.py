@@ -1,9 +1,13 @@
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from data_shards.formats.files import digest, published, size_bytes, write_text
+from data_shards.errors import InputError
+from data_shards.formats.files import digest, locked, published, remove_half_written, size_bytes, write_text
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
@@ -45,3 +49,36 @@ def test_an_atomic_write_replaces_all_or_nothing(tmp_path: Path, monkeypatch: py
     assert path.read_text() == "old"
     write_text(path, "new and longer")
     assert path.read_text() == "new and longer" and list(tmp_path.iterdir()) == [path]
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from data_shards.formats.files import locked
+with locked(Path(sys.argv[1])):
+    print(1, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_folder_is_held_by_one_process_until_it_ends_or_dies(tmp_path):
+    path = tmp_path / "out" / "lock"
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout.readline()
+        with pytest.raises(InputError, match=f"lock: process {holder.pid} on .* works in this folder"), locked(path):
+            pass
+    finally:
+        os.kill(holder.pid, signal.SIGKILL)
+        holder.wait()
+        holder.stdout.close()
+    for _ in range(2):  # after one that was killed, and after one that ended
+        with locked(path):
+            pass
+
+
+def test_what_killed_writers_left_beside_a_file_is_removed_and_nothing_else(tmp_path):
+    for name in ("curve.jsonl", ".tmp-curve.jsonl-12345678", ".tmp-curve.jsonl-87654321", ".tmp-other-12345678"):
+        (tmp_path / name).write_text(name)
+    remove_half_written(tmp_path / "curve.jsonl")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".tmp-other-12345678", "curve.jsonl"]

@@ -1,16 +1,24 @@
 """A segmentation lies voxel for voxel on its image, however the file is turned."""
 
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK
 import torch
+from monai.inferers import sliding_window_inference
+from scipy import ndimage
 from torch import Tensor
 
+from data_shards.archive.volume import read_image
 from data_shards.errors import InputError
-from data_shards.preprocess import PreprocessConfig
+from data_shards.preprocess import PreprocessConfig, prepare, restore_probabilities
+from maetrain.evaluate import predict
 from maetrain.evaluate.predict import predict_file, probabilities_KDHW
+from maetrain.evaluate.sliding import probability_slabs
 from maetrain.models.segmentation import NNFormer
 
 from ..small import SMALL, noise
@@ -80,11 +88,108 @@ def test_a_volume_smaller_than_the_window_is_padded_and_cut_again(tmp_path: Path
     assert np.array_equal(np.asarray(nibabel.load(out).dataobj), organ(scan()))
 
 
-def test_probabilities_are_the_softmax_of_the_windows_logits() -> None:
-    volume = noise(1, 9, 21, 13)
-    prob = probabilities_KDHW(Brightness(), volume, WINDOW)
-    want = torch.cat([-volume, volume]).softmax(0)
-    torch.testing.assert_close(prob, want, atol=1e-5, rtol=1e-5)
+AFFINES = {
+    "straight": np.diag([1.0, 1.0, 1.0, 1.0]),
+    "anisotropic": np.diag([0.7, 0.8, 4.0, 1.0]),
+    "oblique": oblique_affine((0.9, 0.9, 2.5), 33.0),
+    "flipped": np.array([[-1.1, 0, 0, 40], [0, 1.2, 0, -9], [0, 0, -3.0, 77], [0, 0, 0, 1.0]]),
+    "permuted": np.array([[0, 0, 2.0, -5], [1.3, 0, 0, 8], [0, -0.8, 0, 30], [0, 0, 0, 1.0]]),
+}
+
+
+@pytest.mark.parametrize("codes", [(1, 0), (0, 1), (2, 1), (0, 0)], ids=lambda c: f"sform {c[0]}, qform {c[1]}")
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
+def test_the_segmentation_lies_where_the_image_lies_by_sform_and_qform(
+    tmp_path: Path, affine: np.ndarray, ending: str, codes: tuple[int, int]
+) -> None:
+    image = nibabel.Nifti1Image(scan(), affine)
+    image.set_sform(affine, codes[0])
+    image.set_qform(affine, codes[1])
+    nibabel.save(image, tmp_path / f"scan{ending}")
+    given = nibabel.load(tmp_path / f"scan{ending}")
+    got = predicted(Brightness(), tmp_path / f"scan{ending}")
+    assert got.shape == given.shape and np.array_equal(got.affine, given.affine)
+    for form in ("sform", "qform"):
+        (got_affine, got_code), (want_affine, want_code) = (
+            getattr(one.header, f"get_{form}")(coded=True) for one in (got, given)
+        )
+        assert got_code == want_code
+        assert (got_affine is None and want_affine is None) or np.array_equal(got_affine, want_affine)
+    assert np.array_equal(np.asarray(got.dataobj), organ(scan()))
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LPI", "SAR"])
+@pytest.mark.parametrize("spacing_mm", [(1.0, 0.5, 0.5), (2.0, 1.4, 1.3)], ids=["finer", "coarser"])
+def test_single_marked_voxels_come_back_in_their_place(
+    tmp_path: Path, axes: str, spacing_mm: tuple[float, float, float]
+) -> None:
+    """Bright blocks of three voxels in places that no flip and no swap of axes takes to each other."""
+    image_XYZ = np.random.default_rng(1).uniform(1, 2, (26, 21, 18)).astype(np.float32)
+    for x, y, z in ((4, 3, 2), (20, 5, 3), (6, 15, 5), (12, 9, 13)):
+        image_XYZ[x : x + 3, y : y + 3, z : z + 3] = 100
+    stored = turned(image_XYZ, oblique_affine((1.0, 1.0, 1.5), 10.0), axes)
+    path = write(tmp_path / "scan.nii.gz", np.asarray(stored.dataobj), stored.affine)
+    got = predicted(Bright(), path, PreprocessConfig(intensity="ct", ct_window_hu=(0, 100), spacing_mm=spacing_mm))
+    marked = np.asarray(stored.dataobj) == 100
+    found = np.asarray(got.dataobj) == 1
+    assert np.array_equal(got.affine, nibabel.load(path).affine)
+    blocks, num_blocks = ndimage.label(found)
+    assert num_blocks == 4
+    centres = np.array(ndimage.center_of_mass(found, blocks, range(1, 5)))
+    want = np.array(ndimage.center_of_mass(marked, ndimage.label(marked)[0], range(1, 5)))
+    assert np.abs(centres - want).max() < 0.5
+
+
+class Bright(Brightness):
+    """Class 1 in the upper half of the CT window."""
+
+    def forward(self, x_BCDHW: Tensor) -> list[Tensor]:
+        return super().forward(10 * x_BCDHW)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("spacing_mm", [None, (1.0, 1.2, 0.8), (3.0, 2.0, 2.2)], ids=["native", "finer", "coarser"])
+@pytest.mark.parametrize("axes", ["RAS", "PIL"])
+def test_slabs_give_the_labels_of_the_whole_volume(
+    tmp_path: Path, axes: str, spacing_mm: tuple[float, float, float] | None
+) -> None:
+    torch.manual_seed(3)
+    network = NNFormer(SMALL, 3).eval()
+    network.heads[0].conv.weight.mul_(20)
+    stored = turned(scan(), oblique_affine(), axes)
+    path = write(tmp_path / "scan.nii.gz", np.asarray(stored.dataobj), stored.affine)
+    config = PreprocessConfig(intensity="zscore", spacing_mm=spacing_mm)
+    got = np.asarray(predicted(network, path, config).dataobj)
+    prepared = prepare(read_image([path]), config)
+    logits = sliding_window_inference(
+        torch.from_numpy(prepared.volume_CDHW)[None],
+        WINDOW,
+        4,
+        lambda x: network(x)[0],
+        overlap=0.5,
+        mode="gaussian",
+        cval=float(prepared.volume_CDHW.min()),
+    )
+    prob_KDHW = torch.as_tensor(logits)[0].softmax(0).numpy()
+    want = restore_probabilities(prob_KDHW, prepared.record)
+    assert len(np.unique(want)) > 1 and (got == want).mean() > 0.9995, "rounding turns ties, nothing else"
+
+
+def test_no_probabilities_but_the_newest_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slabs: list[weakref.ref] = []
+
+    def watched(*words: object) -> Iterator[Tensor]:
+        for slab in probability_slabs(*words):  # type: ignore[arg-type]
+            slab = slab.clone()
+            slabs.append(weakref.ref(slab))
+            yield slab
+            assert all(old() is None for old in slabs[:-1])
+
+    monkeypatch.setattr(predict, "probability_slabs", watched)
+    path = write(tmp_path / "scan.nii.gz", scan())
+    predicted(Brightness(), path, PreprocessConfig(intensity="zscore", spacing_mm=(0.5, 1.0, 1.0)))
+    assert len(slabs) > 3
 
 
 def test_every_window_has_the_size_asked_for() -> None:
@@ -97,6 +202,33 @@ def test_every_window_has_the_size_asked_for() -> None:
 
     probabilities_KDHW(Spy(), noise(1, 5, 21, 13), WINDOW)
     assert Spy.seen == {WINDOW}
+
+
+def test_an_mha_images_segmentation_has_its_affine(tmp_path: Path) -> None:
+    image = SimpleITK.GetImageFromArray(scan().transpose(2, 1, 0))
+    image.SetSpacing((1.0, 1.5, 2.0))
+    image.SetOrigin((-3.0, 4.0, 5.0))
+    SimpleITK.WriteImage(image, tmp_path / "scan.mha")
+    predict_file(Brightness(), [tmp_path / "scan.mha"], tmp_path / "out.nii.gz", NATIVE, WINDOW)
+    got = SimpleITK.ReadImage(tmp_path / "out.nii.gz")
+    assert np.allclose(got.GetSpacing(), (1.0, 1.5, 2.0)) and np.allclose(got.GetOrigin(), (-3.0, 4.0, 5.0))
+    assert np.array_equal(SimpleITK.GetArrayFromImage(got).transpose(2, 1, 0), organ(scan()))
+
+
+def test_a_segmentation_that_breaks_off_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "scan.nii.gz", scan())
+    out = tmp_path / "out.nii.gz"
+    predict_file(Brightness(), [path], out, NATIVE, WINDOW)
+    before = out.read_bytes()
+
+    def half(_: object, name: Path) -> None:
+        Path(name).write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(nibabel, "save", half)
+    with pytest.raises(OSError, match="no space left"):
+        predict_file(Brightness(), [path], out, NATIVE, WINDOW)
+    assert out.read_bytes() == before
 
 
 def test_two_channels_come_from_two_files_in_order(tmp_path: Path) -> None:

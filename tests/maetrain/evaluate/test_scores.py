@@ -1,12 +1,13 @@
 """scores.csv keeps every digit, and a garbled one is refused with file and line."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from data_shards.errors import InputError
 from maetrain.evaluate.metrics import CaseScore
-from maetrain.evaluate.scores import ScoreRow, read_scores, write_scores
+from maetrain.evaluate.scores import ScoreRow, check_rows, read_scores, write_scores
 
 from ..report.builders import make_rows, row
 
@@ -14,7 +15,9 @@ HEADER = "budget,arm,seed,case,subject,class,dice,hd95_mm,surface_dice"
 
 
 def test_scores_come_back_with_every_digit(tmp_path: Path) -> None:
-    rows = make_rows(num_subjects=3) + [ScoreRow(8, "mae", 1, 'a "quoted", case', "anna", "ö", 1 / 3, 1e-9, 0.1 + 0.2)]
+    odd = {"case": 'a "quoted", case', "subject": "anna", "class_name": "ö", "hd95_mm": 1e-9, "surface_dice": 0.1 + 0.2}
+    rows = make_rows(num_subjects=3)
+    rows += [replace(r, dice=1 / (3 + i), **odd) for i, r in enumerate({r.key[:3]: r for r in rows}.values())]
     write_scores(tmp_path / "scores.csv", rows)
     assert set(read_scores(tmp_path / "scores.csv")) == set(rows)
     assert (tmp_path / "scores.csv").read_text().splitlines()[0] == HEADER
@@ -65,6 +68,43 @@ def test_a_garbled_file_is_refused_in_one_line_that_names_it(tmp_path: Path, con
         read_scores(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+FULL = [
+    row(budget, arm, seed, case, case, name, 0.5)
+    for budget in (1, 4)
+    for arm in ("scratch", "mae")
+    for seed in (0, 1)
+    for case in ("a", "b")
+    for name in ("front", "back")
+]
+
+
+@pytest.mark.parametrize(
+    ("job", "case", "name", "other"),
+    [
+        ((4, "mae", 1), "b", "back", (1, "scratch", 0)),
+        ((1, "scratch", 0), "a", "front", (1, "scratch", 1)),  # the first job is the one that lacks it
+        ((4, "scratch", 0), "a", None, (1, "scratch", 0)),  # a whole case
+    ],
+)
+def test_runs_with_different_test_sets_are_refused_naming_both_and_a_case(
+    tmp_path: Path, job: tuple, case: str, name: str | None, other: tuple
+) -> None:
+    rows = [r for r in FULL if not (r.key[:3] == job and r.case == case and name in (None, r.class_name))]
+    lines = [f"{r.budget},{r.arm},{r.seed},{r.case},{r.subject},{r.class_name},0.5,1.0,0.5" for r in rows]
+    (tmp_path / "scores.csv").write_text("\n".join([HEADER, *lines]) + "\n")
+    for refuse in (lambda: write_scores(tmp_path / "new.csv", rows), lambda: read_scores(tmp_path / "scores.csv")):
+        with pytest.raises(InputError, match="different test sets are mixed") as caught:
+            refuse()
+        has, lacks = (f"budget {b}, arm {a!r}, seed {s}" for b, a, s in (other, job))
+        said = f"case {case!r}, class {name or 'back'!r} is scored for {has} and not for {lacks}"
+        assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert not (tmp_path / "new.csv").exists()
+
+
+def test_a_whole_job_may_be_missing() -> None:
+    check_rows([r for r in FULL if r.key[:3] != (4, "mae", 1)])
 
 
 def test_a_missing_file_is_an_input_error(tmp_path: Path) -> None:

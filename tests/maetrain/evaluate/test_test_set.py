@@ -8,6 +8,7 @@ import pytest
 from data_shards.archive.layout import ArchiveCase
 from data_shards.archive.volume import read_image, voxel_sha256
 from data_shards.errors import InputError
+from data_shards.labels import Labels
 from data_shards.preprocess import PreprocessConfig
 from maetrain.evaluate.test_set import score_cases, spacing_mm_XYZ
 
@@ -23,7 +24,9 @@ def case(folder: Path, label_XYZ: np.ndarray, name: str = "c1", affine: np.ndarr
 
 
 def scores(cases: list[ArchiveCase], classes: tuple[str, ...] = CLASSES, **more: object) -> list:
-    return score_cases(Brightness(), cases, classes, PreprocessConfig(intensity="zscore"), (8, 10, 12), 1.0, **more)
+    return score_cases(
+        Brightness(), cases, Labels(classes), PreprocessConfig(intensity="zscore"), (8, 10, 12), 1.0, **more
+    )
 
 
 def test_the_spacing_of_a_turned_grid_is_the_length_of_its_voxels() -> None:

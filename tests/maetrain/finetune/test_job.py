@@ -13,9 +13,10 @@ from maetrain.evaluate.model_folder import load_model
 from maetrain.evaluate.scores import ScoreRow, read_scores
 from maetrain.finetune import job as job_module
 from maetrain.finetune.config import FinetuneConfig, FinetuneJob
-from maetrain.finetune.job import RESULT, TRANSFER, JobResult, class_means, read_result, run_job
+from maetrain.finetune.job import RESULT, TRANSFER, JobResult, Protocol, class_means, read_result, run_job
 from maetrain.models.segmentation import NNFormer
 from maetrain.tracking.tracker import NullTracker
+from maetrain.train.group import alone
 
 from ..small import SMALL, hand_over
 
@@ -41,7 +42,8 @@ class Notes(NullTracker):
 def run(index: ShardIndex, archive: Path, folder: Path, tracker: NullTracker, job: FinetuneJob = JOB) -> JobResult:
     cases = load_labelled(index, job.subjects)
     test_cases = [case for case in read_archive(archive).cases if case.subject == "person_005"]
-    return run_job(job, SMALL, CONFIG, index, cases, cases[:1], test_cases, 1.0, folder, tracker)
+    protocol = Protocol.of(SMALL, CONFIG, index, 1.0, test_cases)
+    return run_job(job, protocol, cases, cases[:1], folder, tracker, alone())
 
 
 def test_a_job_leaves_model_scores_picture_and_result(

@@ -1,12 +1,15 @@
 """The plan of a sweep: every cell once, budgets nested, arms paired."""
 
+import math
+from dataclasses import replace
+
 import pytest
 from pydantic import ValidationError
 
 from data_shards.errors import InputError
 from data_shards.formats.index import ShardIndex
 from maetrain.finetune.config import FinetuneConfig, FinetuneJob
-from maetrain.finetune.plan import plan_jobs, pretrain_pool, split_of
+from maetrain.finetune.plan import best_rates, plan_jobs, plan_trials, pretrain_pool, split_of
 
 ARMS = {"scratch": None, "mae": "handover"}
 
@@ -57,3 +60,64 @@ def test_an_arm_that_would_make_a_bad_folder_name_is_refused(arm: str) -> None:
 def test_a_crop_without_voxels_is_refused(name: str) -> None:
     with pytest.raises(ValidationError, match=rf"{name} = \(16, 0, 16\)"):
         FinetuneConfig(**{name: (16, 0, 16)})
+
+
+RATES = (1e-2, 1e-3)
+
+
+def trials(index: ShardIndex, budgets: tuple[int, ...], at: tuple[int, ...] = ()) -> list[FinetuneJob]:
+    return plan_trials(index, split_of(index, 0.25, 2, 0), budgets, (0,), ARMS, RATES, at)
+
+
+@pytest.mark.parametrize(
+    ("budgets", "at", "expected"),
+    [((1, 2, 4), (), {4}), ((1, 2), (), {2}), ((1, 2, 4, 5), (), {4}), ((1, 2, 4), (2, 4), {2, 4})],
+)
+def test_trials_are_made_at_the_smallest_budget_from_four_on_else_the_largest(
+    small_index: ShardIndex, budgets: tuple[int, ...], at: tuple[int, ...], expected: set[int]
+) -> None:
+    found = trials(small_index, budgets, at)
+    assert {job.budget for job in found} == expected
+    assert len(found) == len({job.name for job in found}) == len(expected) * len(ARMS) * len(RATES)
+    cells = {job.name: job for job in plan_jobs(small_index, split_of(small_index, 0.25, 2, 0), budgets, (0,), ARMS)}
+    for job in found:
+        assert job.is_trial and job.learning_rate in RATES
+        twin = cells[f"budget-{job.budget:03d}-{job.arm}-seed-{job.seed}"]
+        assert (job.subjects, job.handover) == (twin.subjects, twin.handover), "on the persons of that budget"
+
+
+def test_a_trial_that_could_hold_nobody_out_is_refused(small_index: ShardIndex) -> None:
+    once = [v for v in small_index.volumes if v.has_label]
+    single = [v.subject for v in once]
+    index = replace(small_index, volumes=tuple(v for v in once if single.count(v.subject) == 1))
+    with pytest.raises(InputError, match="budget of 1 with one scan .* sweep.trial_budgets"):
+        plan_trials(index, split_of(index, 0.2, 1, 0), (1,), (0,), ARMS, RATES)
+    with pytest.raises(InputError, match=r"trial_budgets: 3 is not among sweep.budgets \[1, 2\]"):
+        trials(small_index, (1, 2), (3,))
+
+
+def test_each_arm_gets_the_rate_that_did_best_on_average_and_the_smaller_of_equals() -> None:
+    def trial(arm: str, rate: float, seed: int = 0) -> FinetuneJob:
+        return FinetuneJob(budget=4, arm=arm, seed=seed, subjects=("a",), learning_rate=rate, is_trial=True)
+
+    found = [
+        (trial("scratch", 1e-2, 0), 0.9), (trial("scratch", 1e-2, 1), 0.1),  # 0.50
+        (trial("scratch", 1e-3, 0), 0.6), (trial("scratch", 1e-3, 1), 0.6),  # 0.60
+        (trial("mae", 1e-2), 0.7), (trial("mae", 1e-3), 0.7),
+        (trial("long", 1e-2), math.nan), (trial("long", 1e-3), 0.01),
+    ]  # fmt: skip
+    assert best_rates(found) == {"scratch": 1e-3, "mae": 1e-3, "long": 1e-3}
+
+
+def test_the_rates_that_were_found_are_the_jobs_own(small_index: ShardIndex) -> None:
+    jobs = plan_jobs(small_index, split_of(small_index, 0.25, 2, 0), (1,), (0,), ARMS, {"mae": 1e-4})
+    assert {job.arm: job.learning_rate for job in jobs} == {"mae": 1e-4, "scratch": None}
+    config = FinetuneConfig(learning_rate=3e-3, pretrained_learning_rate=2e-3)
+    assert {job.arm: job.peak(config) for job in jobs} == {"mae": 1e-4, "scratch": 3e-3}
+
+
+@pytest.mark.parametrize("settings", [{"keep": "best"}, {"patience": 2}])
+def test_a_choice_without_validation_cases_is_refused(settings: dict) -> None:
+    with pytest.raises(ValidationError, match="set validation_share"):
+        FinetuneConfig(**settings)
+    FinetuneConfig(**settings, validation_share=0.2)

@@ -7,14 +7,18 @@ import pytest
 import torch
 
 from data_shards.formats.index import ShardIndex
+from data_shards.labels import LabelMeaning, Labels, Region
 from data_shards.loading.labelled import LabelledCase, load_labelled
 from maetrain.finetune import train
 from maetrain.finetune.config import FinetuneConfig, FinetuneJob
-from maetrain.finetune.train import Finetuned, finetune, mean_dice
+from maetrain.finetune.train import Finetuned, finetune
+from maetrain.finetune.watch import mean_dice
+from maetrain.train.group import RankInfo
 
 from ..small import SMALL, hand_over
 
-CPU = torch.device("cpu")
+THREE = Labels(("background", "a", "b"))
+CPU = RankInfo(0, 1, torch.device("cpu"))
 CONFIG = FinetuneConfig(
     crop_DHW=(16, 16, 16),
     window_DHW=(16, 16, 16),
@@ -44,16 +48,16 @@ def job(arm: str = "scratch", seed: int = 0, handover: str | None = None) -> Fin
 
 
 def run(what: FinetuneJob, cases: list[LabelledCase], config: FinetuneConfig = SHORT) -> Finetuned:
-    return finetune(what, SMALL, config, 3, cases, cases[:1], CPU)
+    return finetune(what, SMALL, config, THREE, cases, cases[:1], CPU)
 
 
 def test_a_job_lowers_its_loss_and_draws_its_curve(cases: list[LabelledCase]) -> None:
     heard: list[tuple[dict[str, float], int]] = []
-    trained = finetune(job(), SMALL, CONFIG, 3, cases, cases[:1], CPU, lambda *m: heard.append(m))
+    trained = finetune(job(), SMALL, CONFIG, THREE, cases, cases[:1], CPU, lambda *m: heard.append(m))
     losses = [metrics["train_loss"] for metrics, _ in heard if "train_loss" in metrics]
     assert len(losses) == 30 and np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
     assert trained.monitor_steps == [0, 20, 30] and len(trained.monitor_dice) == 3
-    assert [step for metrics, step in heard if "monitor_dice" in metrics] == [20, 30]
+    assert [step for metrics, step in heard if "monitor_dice" in metrics] == [0, 20, 30]
     assert all(0 <= dice <= 1 for dice in trained.monitor_dice)
     assert trained.handover is None and not trained.network.training
 
@@ -70,9 +74,9 @@ def test_both_arms_see_the_same_crops_in_the_same_order(
     seen: list[list[tuple[torch.Tensor, torch.Tensor]]] = []
     batches = train.labelled_batches
 
-    def spy(*arguments: object) -> object:
+    def spy(*arguments: object, **named: object) -> object:
         seen.append([])
-        for batch in batches(*arguments):  # type: ignore[arg-type]
+        for batch in batches(*arguments, **named):  # type: ignore[arg-type]
             seen[-1].append((batch.image_BCDHW.clone(), batch.label_BDHW.clone()))
             yield batch
 
@@ -103,14 +107,25 @@ def test_the_learning_rate_of_an_arm_is_the_one_set_for_it(cases: list[LabelledC
     config = SHORT.model_copy(update={"warmup_steps": 0, "learning_rate": 3e-3, "pretrained_learning_rate": 1e-4})
     for what, peak in ((job(), 3e-3), (job("mae", handover=handover), 1e-4)):
         heard: list[dict[str, float]] = []
-        finetune(what, SMALL, config, 3, cases, cases[:1], CPU, lambda metrics, _, heard=heard: heard.append(metrics))
-        assert heard[0]["learning_rate"] == peak
+        finetune(
+            what, SMALL, config, THREE, cases, cases[:1], CPU, lambda metrics, _, heard=heard: heard.append(metrics)
+        )
+        assert next(metrics["learning_rate"] for metrics in heard if "learning_rate" in metrics) == peak
 
 
 def test_mean_dice_counts_foreground_classes_one_by_one() -> None:
     label, predicted = np.array([0, 1, 1, 2, 0]), np.array([0, 1, 0, 1, 0])
-    assert mean_dice(predicted, label, 3) == pytest.approx((2 * 1 / 4 + 0) / 2)
-    assert mean_dice(predicted, label, 4) == pytest.approx((0.5 + 0 + 1) / 3), "a class in neither counts 1"
+    assert mean_dice(predicted, label, THREE) == pytest.approx((2 * 1 / 4 + 0) / 2)
+    assert mean_dice(predicted, label, Labels((*THREE.class_names, "c"))) == pytest.approx((0.5 + 0 + 1) / 3), (
+        "a class in neither counts 1"
+    )
+
+
+def test_mean_dice_counts_regions_whole_and_leaves_out_what_nobody_annotated() -> None:
+    meaning = LabelMeaning((Region("whole", (1, 2), 1), Region("core", (2,), 2)), ignore=3)
+    labels = Labels(("background", "label 1", "core", "ignore"), meaning)
+    label, predicted = np.array([1, 2, 2, 0, 3, 3]), np.array([1, 1, 2, 0, 2, 1])
+    assert mean_dice(predicted, label, labels) == pytest.approx((1 + 2 * 1 / 3) / 2)
 
 
 def test_the_folder_of_a_handover_that_is_gone_is_named(cases: list[LabelledCase], tmp_path: Path) -> None:
@@ -141,7 +156,7 @@ def test_bf16_autocast_learns_as_fp32_does_and_keeps_fp32_weights(cases: list[La
             job(),
             SMALL,
             config,
-            3,
+            THREE,
             cases,
             cases[:1],
             CPU,
@@ -151,3 +166,73 @@ def test_bf16_autocast_learns_as_fp32_does_and_keeps_fp32_weights(cases: list[La
         assert all(p.dtype == torch.float32 for p in trained.network.parameters())
     assert not np.array_equal(losses["fp32"], losses["bf16"]), "bf16 computes in fewer digits"
     assert np.abs(losses["fp32"] - losses["bf16"])[:5].max() < 0.02
+
+
+def test_a_jobs_own_learning_rate_goes_before_the_settings(cases: list[LabelledCase]) -> None:
+    heard: list[dict[str, float]] = []
+    config = SHORT.model_copy(update={"warmup_steps": 0})
+    what = job().model_copy(update={"learning_rate": 7e-4})
+    finetune(what, SMALL, config, THREE, cases, cases[:1], CPU, lambda metrics, _: heard.append(metrics))
+    assert next(metrics["learning_rate"] for metrics in heard if "learning_rate" in metrics) == 7e-4
+
+
+def test_the_running_mean_is_what_is_kept_and_measured(
+    cases: list[LabelledCase], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By hand: m0 = first weights, m = decay * m + (1 - decay) * w after each step."""
+    config = SHORT.model_copy(update={"ema_decay": 0.6})
+    by_step: list[dict[str, torch.Tensor]] = []
+    update = train.AveragedModel.update_parameters
+
+    def spy(self: torch.optim.swa_utils.AveragedModel, model: torch.nn.Module) -> None:
+        by_step.append({name: tensor.detach().clone() for name, tensor in model.named_parameters()})
+        update(self, model)
+
+    monkeypatch.setattr(train.AveragedModel, "update_parameters", spy)
+    kept = run(job(), cases, config).network.state_dict()
+    assert len(by_step) == 3
+    name = "heads.0.conv.weight"
+    expected = by_step[0][name]
+    for weights in by_step[1:]:
+        expected = 0.6 * expected + 0.4 * weights[name]
+    torch.testing.assert_close(kept[name], expected)
+    assert not torch.equal(kept[name], by_step[-1][name])
+
+
+def test_the_best_weights_on_validation_are_remembered_and_patience_ends_a_job_early(
+    cases: list[LabelledCase], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    curve = iter([0.1, 0.5, 0.4, 0.45, 0.3, 0.2, 0.9])
+    monkeypatch.setattr(
+        train, "dice_on", lambda _n, found, *_: next(curve) if found is validation else 0.0
+    )  # monitor persons have no say
+    validation = cases[1:]
+    changes = {"steps": 6, "monitor_every": 1, "validation_share": 0.5, "patience": 3}
+    config = SHORT.model_copy(update=changes)
+    trained = finetune(job(), SMALL, config, THREE, cases[:1], cases[:1], CPU, lambda *_: None, validation)
+    assert trained.best is not None and (trained.best.step, trained.best.dice) == (1, 0.5)
+    assert trained.validation_dice == [0.1, 0.5, 0.4, 0.45, 0.3] and trained.steps == 4
+    one_step = run(job(), cases[:1], SHORT.model_copy(update={"steps": 6, "monitor_every": 1}))
+    assert one_step.best is None
+    name = "heads.0.conv.weight"
+    assert not torch.equal(trained.best.weights[name], trained.network.state_dict()[name])
+
+
+def test_a_schedule_by_name_is_the_one_that_runs(cases: list[LabelledCase]) -> None:
+    rates = {}
+    for name in ("cosine", "poly"):
+        heard: list[float] = []
+        config = SHORT.model_copy(update={"schedule": name, "warmup_steps": 1, "steps": 5})
+        finetune(
+            job(),
+            SMALL,
+            config,
+            THREE,
+            cases,
+            cases[:1],
+            CPU,
+            lambda m, _, heard=heard: heard.append(m["learning_rate"]) if "learning_rate" in m else None,
+        )
+        rates[name] = heard
+    assert rates["poly"] == pytest.approx([5e-3 * share for share in (1, 1, 0.75**0.9, 0.5**0.9, 0.25**0.9)])
+    assert rates["cosine"] != rates["poly"] and rates["cosine"][0] == rates["poly"][0]

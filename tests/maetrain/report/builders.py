@@ -1,11 +1,13 @@
 """Made-up score tables for the tests of the report."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from maetrain.evaluate.scores import ScoreRow
 from maetrain.report.inputs import Curve, Overlap, Picture, PretrainCurve, Quarantined, ReportInputs
+from maetrain.report.labels_saved import LabelsSaved
+from maetrain.report.statistics import BudgetComparison
 
 Effect = Callable[[int, str], float]
 
@@ -23,8 +25,9 @@ def make_rows(
     noise: float = 0.01,
     person_spread: float = 0.08,
     seed: int = 0,
+    class_names: Sequence[str] = ("front", "back"),
 ) -> list[ScoreRow]:
-    """Dice = 0.5 + person + effect(budget, arm) + noise; odd persons have two cases, and there are two classes."""
+    """Dice = 0.5 + person + effect(budget, arm) + noise; odd persons have two cases."""
     rng = np.random.default_rng(seed)
     persons = rng.normal(0, person_spread, num_subjects)
     return [
@@ -34,7 +37,7 @@ def make_rows(
         for s in range(num_seeds)
         for p in range(num_subjects)
         for scan in range(1 + p % 2)
-        for name in ("front", "back")
+        for name in class_names
         if (dice := np.clip(0.5 + persons[p] + effect(budget, arm) + rng.normal(0, noise), 0, 1)) >= 0
     ]
 
@@ -67,3 +70,22 @@ def make_inputs(**changes: object) -> ReportInputs:
         "notes": ["Synthetic volumes."],
     }
     return ReportInputs.model_validate(fields | changes)
+
+
+def comparison(
+    budget: int,
+    low: float,
+    high: float,
+    p: float = 0.001,
+    n_subjects: int = 30,
+    n_seeds: int = 5,
+    arm: str = "mae",
+) -> BudgetComparison:
+    middle = 0.01 if low != low else (low + high) / 2
+    return BudgetComparison(budget, n_subjects, n_seeds, "scratch", arm, 0.6, 0.6 + middle, middle, low, high, p, p)
+
+
+def saving(budget: int, equivalent: float, low: float, high: float) -> LabelsSaved:
+    """Of a curve from 1 to 32 labelled persons."""
+    ratios = equivalent / budget, low / budget, high / budget
+    return LabelsSaved(budget, 30, 5, "scratch", "mae", 0.7, equivalent, low, high, *ratios, 1, 32)

@@ -4,16 +4,24 @@ import csv
 import json
 import re
 from dataclasses import replace
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from data_shards.errors import InputError
 from maetrain.evaluate.metrics import EMPTY_MASK_RULE
 from maetrain.evaluate.scores import ScoreRow, read_scores
+from maetrain.report.convergence import convergence
+from maetrain.report.curves import read_curves
 from maetrain.report.inputs import Overlap, Picture, Quarantined, ReportInputs
-from maetrain.report.page import summary_rows, write_report
-from maetrain.report.statistics import compare
+from maetrain.report.labels_saved import labels_saved
+from maetrain.report.page import write_report
+from maetrain.report.results import analyse, main_arm
+from maetrain.report.statistics import compare, per_class_table
+from maetrain.report.wording import p_text
 
 from .builders import make_inputs, make_rows
 
@@ -53,9 +61,14 @@ class Page(HTMLParser):
         return [value for _, attribute, value in self.attributes if attribute == name]
 
 
-def write(tmp_path: Path, rows: list[ScoreRow], inputs: ReportInputs) -> str:
+def write(tmp_path: Path, rows: list[ScoreRow], inputs: ReportInputs, **more: Any) -> str:
     (tmp_path / "one.png").write_bytes(PNG)
-    return write_report(rows, inputs, tmp_path, tmp_path / "out").read_text(encoding="utf-8")
+    return write_report(rows, inputs, tmp_path, tmp_path / "out", **more).read_text(encoding="utf-8")
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def planted(budget: int, arm: str) -> float:
@@ -68,7 +81,10 @@ def test_the_page_holds_every_section_and_number(tmp_path: Path) -> None:
     page = Page(text)
     sections = [
         "efficiency",
+        "saved",
+        "arms",
         "convergence",
+        "elsewhere",
         "classes",
         "pretraining",
         "overlays",
@@ -151,16 +167,13 @@ def test_the_files_beside_the_page_hold_the_same_numbers(tmp_path: Path) -> None
     assert [c["budget"] for c in summary["comparisons"]] == [1, 4]
     assert summary["comparisons"][0]["difference"] == compare(rows)[0].difference
     assert summary["comparisons"][0]["verdict"] == "helps"
-    with open(out / "budget_curve.csv", newline="") as file:
-        lines = list(csv.DictReader(file))
-    assert [(line["budget"], line["arm"]) for line in lines] == [
+    assert [(line["budget"], line["arm"]) for line in table(out / "budget_curve.csv")] == [
         ("1", "mae"),
         ("1", "scratch"),
         ("4", "mae"),
         ("4", "scratch"),
     ]
     assert (out / "budget_curve.png").read_bytes().startswith(b"\x89PNG")
-    assert len(summary_rows(compare(rows))) == 3
 
 
 def test_the_order_of_jobs_and_cases_does_not_change_the_page(tmp_path: Path) -> None:
@@ -169,9 +182,78 @@ def test_the_order_of_jobs_and_cases_does_not_change_the_page(tmp_path: Path) ->
     assert write(tmp_path, rows, make_inputs()) == write(tmp_path, again, make_inputs())
 
 
-def test_a_third_arm_gets_its_own_table(tmp_path: Path) -> None:
-    text = write(tmp_path, make_rows(planted, arms=("scratch", "mae", "random-mae")), make_inputs())
-    assert "Mean Dice over the foreground classes, random-mae against scratch." in text
+def test_every_table_is_a_file_with_every_digit(tmp_path: Path) -> None:
+    rows = make_rows(planted, arms=("scratch", "mae", "random-mae"))
+    write(tmp_path, rows, make_inputs(), elsewhere={"siemens": make_rows(num_subjects=5)})
+    out = tmp_path / "out"
+    lines = table(out / "comparisons.csv")
+    assert [(line["arm"], line["budget"]) for line in lines] == [
+        ("mae", "1"), ("mae", "4"), ("random-mae", "1"), ("random-mae", "4"),
+    ]  # fmt: skip
+    assert float(lines[0]["low"]) == compare(rows)[0].low and lines[0]["verdict"] == "helps"
+    saved = labels_saved(rows)[0]
+    assert float(table(out / "labels_saved.csv")[0]["ratio_low"]) == saved.ratio_low
+    first = per_class_table(rows)[0]
+    assert table(out / "classes.csv")[0] == {
+        "budget": "1", "arm": "mae", "class": "front", "dice": repr(first.dice), "hd95_mm": repr(first.hd95_mm),
+        "surface_dice": "0.75", "n_subjects": "24", "n_seeds": "3",
+    }  # fmt: skip
+    (ratio, *_) = table(out / "convergence.csv")
+    assert (ratio["arm"], float(ratio["ratio"])) == ("mae", convergence(make_inputs().curves)[0].ratio)
+    there = table(out / "generalisation.csv")
+    assert [(line["set"], line["arm"], line["n_subjects"]) for line in there] == 2 * [("siemens", "mae", "5")]
+    assert read_curves(out / "curves.csv") and len(table(out / "curves.csv")) == 24
+
+
+def test_what_was_never_reached_is_inf_and_what_has_no_interval_is_empty(tmp_path: Path) -> None:
+    rows = make_rows(lambda b, arm: 0.3 * (arm == "mae"), num_subjects=1, num_seeds=1)
+    write(tmp_path, rows, make_inputs())
+    (line, _) = table(tmp_path / "out" / "labels_saved.csv")
+    assert (line["equivalent"], line["low"]) == ("inf", "")
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (summary["labels_saved"][0]["equivalent"], summary["labels_saved"][0]["low"]) == ("inf", None)
+
+
+def test_the_models_elsewhere_have_tables_of_their_own(tmp_path: Path) -> None:
+    there = make_rows(lambda b, arm: 0.2 * (arm == "mae"), num_subjects=7, seed=3, arms=("scratch", "mae", "large"))
+    rows = make_rows(planted, arms=("scratch", "mae", "large"))
+    text = write(tmp_path, rows, make_inputs(), elsewhere={"siemens 3T": there, "empty": make_rows(arms=("mae",))})
+    section = text[text.index('<section id="elsewhere"') : text.index('<section id="classes"')]
+    assert "<h3>siemens 3T</h3>" in section and section.count("<table>") == 2 and "<h3>empty</h3>" in section
+    for c in compare(there):  # Holm's correction over this table's own budgets
+        assert f"{c.baseline_mean:.3f}</td><td>{c.arm_mean:.3f}" in section and escape(p_text(c.p_holm)) in section
+    assert "Only 7 test persons in siemens 3T" in text
+    assert "not scored on cases from elsewhere" in write(tmp_path, rows, make_inputs())
+
+
+def test_every_other_arm_gets_its_own_table_and_the_control_a_sentence(tmp_path: Path) -> None:
+    text = write(tmp_path, make_rows(planted, arms=("scratch", "mae", "mae-large", "random-mae")), make_inputs())
+    for arm in ("mae-large", "random-mae"):
+        assert f"Mean Dice over the foreground classes, {arm} against scratch." in text
+        assert f"<h3>{arm}</h3>" in text
+    assert text.count("does not differ from scratch beyond the interval") == 1
+
+
+def test_the_main_arm_can_be_chosen(tmp_path: Path) -> None:
+    rows = make_rows(lambda b, arm: 0.1 * (arm == "large"), arms=("scratch", "mae", "large", "random-mae"))
+    assert "raised mean Dice: +0.1" in write(tmp_path, rows, make_inputs(), arm="large")
+    assert "bought nothing" in write(tmp_path, rows, make_inputs())
+    for gone, main in (((), "mae"), (("mae",), "large"), (("mae", "large"), "random-mae")):
+        left = [r for r in rows if r.arm not in gone]
+        assert analyse(left, make_inputs(curves=[])).arm == main
+    assert main_arm({"scratch", "random-mae", "the last"}, "scratch", None) == "the last", "the control only for want"
+    with pytest.raises(InputError, match="--arm huge: no such arm beside 'scratch'.*'large', 'random-mae'"):
+        write(tmp_path, rows, make_inputs(), arm="huge")
+
+
+def test_runs_with_different_test_sets_make_no_report(tmp_path: Path) -> None:
+    rows = make_rows(num_subjects=4)
+    mixed = [r for r in rows if not (r.arm == "mae" and r.subject == "person_02")]
+    with pytest.raises(InputError, match="different test sets are mixed"):
+        write(tmp_path, mixed, make_inputs())
+    with pytest.raises(InputError, match="different test sets are mixed"):
+        write(tmp_path, rows, make_inputs(), elsewhere={"there": mixed})
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("arms", [("mae",), ("scratch",), ("other",)])

@@ -2,30 +2,20 @@
 
 import pytest
 
-from maetrain.report.inputs import Overlap
-from maetrain.report.statistics import BudgetComparison
 from maetrain.report.verdict import (
     HELPS,
     HURTS,
     NOTHING,
     UNCONFIRMED,
-    gather_warnings,
+    control_sentence,
     headline,
-    resolution_warning,
     summary_rows,
     verdict,
 )
 
-from .builders import make_inputs, make_rows
+from .builders import comparison, saving
 
 NAN = float("nan")
-
-
-def comparison(
-    budget: int, low: float, high: float, p: float = 0.001, n_subjects: int = 30, n_seeds: int = 5
-) -> BudgetComparison:
-    middle = 0.01 if low != low else (low + high) / 2
-    return BudgetComparison(budget, n_subjects, n_seeds, "scratch", "mae", 0.6, 0.6 + middle, middle, low, high, p, p)
 
 
 @pytest.mark.parametrize(
@@ -68,11 +58,6 @@ def test_no_comparison_is_said_too() -> None:
     assert len(summary_rows([])) == 1
 
 
-def test_few_test_persons_are_warned_about() -> None:
-    assert "Only 19 test persons" in (resolution_warning(19) or "")
-    assert resolution_warning(20) is None
-
-
 def test_the_terminal_table_has_a_row_a_budget() -> None:
     header, first, second = summary_rows([comparison(1, 0.02, 0.04), comparison(4, NAN, NAN, 1.0)])
     assert header[:3] == ("labelled", "scratch", "mae")
@@ -81,16 +66,27 @@ def test_the_terminal_table_has_a_row_a_budget() -> None:
     assert all(text.isascii() for line in (header, first, second) for text in line)
 
 
-def test_what_limits_the_result_is_listed() -> None:
-    rows = [r for r in make_rows() if not (r.arm == "mae" and r.seed == 2 and r.budget == 1)]
-    few = [comparison(1, -0.1, 0.1, n_subjects=4, n_seeds=1), comparison(4, -0.1, 0.1, n_subjects=4, n_seeds=2)]
-    inputs = make_inputs(overlap=Overlap(by_person=2, by_voxel_hash=0))
-    text = "\n".join(gather_warnings(rows, inputs, few, {"random-mae": [comparison(4, 0.1, 0.2)]}, "scratch", "mae"))
-    assert text.startswith("Test persons are in the pretraining pool (2 by person")
-    for part in ("Only 4 test persons", "is 0.25: no effect", "Only 1 seed", "random-mae also differs", "72 scores"):
-        assert part in text
-    assert "not checked" in gather_warnings(rows, make_inputs(overlap=None), [], {}, "scratch", "mae")[0]
+def test_labels_saved_are_in_the_headline_where_they_can_be_told_from_none() -> None:
+    helps = [comparison(1, 0.02, 0.04), comparison(4, 0.02, 0.04)]
+    text = headline(helps, [saving(1, 1.8, 1.2, 2.5), saving(4, 9.0, 6.0, float("inf"))])
+    assert "What mae reaches with 4 labelled persons takes scratch 9 (6 to more than 32)." in text
+    assert "reaches with 1 " not in text, "the surest alone"
+    assert "takes scratch" not in headline(helps, [saving(4, 9.0, 3.9, 20.0)]), "its interval holds no saving"
+    one_helps = [comparison(1, 0.02, 0.04), comparison(4, -0.01, 0.04)]
+    assert "takes scratch" not in headline(one_helps, [saving(4, 9.0, 6.0, 20.0)]), "nothing is confirmed with 4"
+    assert "takes scratch" not in headline([comparison(4, -0.04, -0.02)], [saving(4, 0.0, 0.0, 2.0)])
 
 
-def test_a_sound_comparison_has_no_warning() -> None:
-    assert gather_warnings(make_rows(), make_inputs(), [comparison(1, 0.01, 0.02)], {}, "scratch", "mae") == []
+def test_many_budgets_make_no_endless_headline() -> None:
+    budgets = (1, 2, 4, 8, 16)
+    text = headline([comparison(b, 0.06 / b - 0.002, 0.06 / b + 0.002) for b in budgets])
+    assert "+0.004 to +0.060 with 1, 2, 4, 8 and 16 labelled persons, most with 1: +0.060" in text
+    assert text.count("interval") == 1
+
+
+def test_the_control_is_judged_by_its_interval() -> None:
+    same = comparison(1, -0.01, 0.02, arm="random-mae")
+    moved = comparison(4, 0.01, 0.03, p=0.9, arm="random-mae")
+    assert "does not differ from scratch beyond the interval at any budget" in control_sentence([same])
+    text = control_sentence([same, moved])
+    assert "differs from scratch beyond the interval: +0.020 (95 % interval +0.010 to +0.030) with 4 labelled" in text

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from maetrain.train.schedule import warmup_cosine
+from maetrain.train.schedule import warmup_cosine, warmup_poly
 
 
 def test_it_rises_in_equal_steps_to_the_peak_and_falls_to_the_floor() -> None:
@@ -23,3 +23,9 @@ def test_short_runs_stay_within_peak_and_zero(warmup: int, total: int) -> None:
 
 def test_without_warmup_the_first_step_has_the_peak() -> None:
     assert warmup_cosine(0, 3.0, 0, 10) == 3.0
+
+
+def test_the_poly_decay_is_nnunets_after_its_warmup() -> None:
+    rates = [warmup_poly(step, 2.0, 2, 12) for step in range(12)]
+    assert rates[:2] == [1.0, 2.0] and rates[2] == 2.0
+    assert rates[7] == pytest.approx(2 * 0.5**0.9) and 0 < rates[-1] == pytest.approx(2 * 0.1**0.9)

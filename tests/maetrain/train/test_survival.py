@@ -226,6 +226,15 @@ def test_a_start_asks_its_storage_again(
     assert all(question.calls > 1 for question in questions) and len(losses_of(tmp_path)) == 14
 
 
+def test_what_a_killed_start_left_of_a_curve_half_written_goes_with_the_next_checkpoint(
+    who: RankInfo, small_index: ShardIndex, tmp_path: Path
+) -> None:
+    for name in (".tmp-curve.jsonl-0123abcd", ".tmp-events.jsonl-0123abcd"):
+        (tmp_path / name).write_text("{")
+    loop.pretrain(small_setup(small_index, tmp_path), who)
+    assert not list(tmp_path.glob(".tmp-*"))
+
+
 @pytest.mark.parametrize("content", [b"{", b"\xff{}"])
 def test_garbled_settings_of_a_run_are_named(
     who: RankInfo, small_index: ShardIndex, tmp_path: Path, content: bytes

@@ -1,0 +1,56 @@
+"""What a sweep was asked for, kept in its folder: `maetrain sweep --resume --out FOLDER` needs nothing else."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from data_shards.errors import InputError
+from data_shards.formats.files import write_text
+from maetrain.checkpoint.commit import read_model
+from maetrain.recipes.config import RunConfig
+
+ORDER = "sweep.json"
+
+
+class SweepOrder(BaseModel):
+    """`handovers`: arm -> folder of its encoder. `elsewhere`: name -> labelled archive of another study."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    config: RunConfig
+    shards: str
+    data: Path
+    handovers: dict[str, Path]
+    elsewhere: dict[str, Path]
+
+    def save(self, out: Path) -> None:
+        write_text(out / ORDER, self.model_dump_json(indent=1))
+
+    @classmethod
+    def load(cls, out: Path) -> "SweepOrder":
+        """InputError where no sweep was ordered in `out`, or another version of this program ordered it."""
+        path = out / ORDER
+        if not path.is_file():
+            raise InputError(f"{out}: no sweep to go on with ({ORDER} is missing); give a recipe, --shards and --data")
+        try:
+            return read_model(path, cls)
+        except ValueError as error:
+            raise InputError(f"{path}: not an order of this version ({error}); give the whole command again") from None
+
+
+def named_folders(option: str, values: Sequence[str], unnamed: str = "") -> dict[str, Path]:
+    """NAME=FOLDER each; without a name it is called `unnamed`, if that may be. InputError for a name given twice."""
+    found: dict[str, Path] = {}
+    for value in values:
+        name, equals, folder = value.partition("=")
+        if not equals:
+            name, folder = unnamed, value
+        if not (name and folder):
+            raise InputError(f"{option} {value}: write NAME=FOLDER")
+        if name in found:
+            raise InputError(f"{option}: two folders for {name}: {found[name]} and {folder}; give one")
+        if not Path(folder).is_dir():
+            raise InputError(f"{option} {value}: {folder} is not a folder")
+        found[name] = Path(folder).resolve()
+    return found

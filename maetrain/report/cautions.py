@@ -1,0 +1,95 @@
+"""What limits what the report may be taken to show, each in a sentence."""
+
+from collections.abc import Mapping, Sequence
+
+from maetrain.evaluate.scores import ScoreRow
+from maetrain.report.inputs import ReportInputs
+from maetrain.report.statistics import BudgetComparison
+from maetrain.report.verdict import ALPHA, CONTROL, control_sentence, differs
+from maetrain.report.wording import count
+
+ENOUGH_SUBJECTS = 20
+ENOUGH_SEEDS = 5
+
+
+def resolution_warning(n_subjects: int, where: str = "") -> str | None:
+    """The sentence for a test set too small to resolve a point of Dice; None from ENOUGH_SUBJECTS persons on."""
+    if n_subjects >= ENOUGH_SUBJECTS:
+        return None
+    return (
+        f"Only {count(n_subjects, 'test person')}{where}: fewer than {ENOUGH_SUBJECTS} can't resolve a difference of "
+        "one point of Dice (0.01). Read the intervals, not the means."
+    )
+
+
+def gather_warnings(
+    rows: Sequence[ScoreRow],
+    inputs: ReportInputs,
+    comparisons: Mapping[str, Sequence[BudgetComparison]],
+    elsewhere: Mapping[str, Sequence[ScoreRow]],
+    baseline: str,
+    arm: str,
+) -> list[str]:
+    """Everything that limits the result, the gravest first. comparisons: of each arm; elsewhere: rows of each set."""
+    own = comparisons[arm]
+    return [
+        *_overlap(inputs),
+        *_persons(own, inputs),
+        *_seeds(own),
+        *(
+            control_sentence(found)
+            for name, found in comparisons.items()
+            if name == CONTROL and any(map(differs, found))
+        ),
+        *_unpaired(rows, baseline, arm),
+        *(text for name, there in elsewhere.items() for text in _set_elsewhere(rows, name, there)),
+    ]
+
+
+def _overlap(inputs: ReportInputs) -> list[str]:
+    if inputs.overlap is None:
+        return ["Whether test persons are in the pretraining pool was not checked."]
+    if not (inputs.overlap.by_person or inputs.overlap.by_voxel_hash):
+        return []
+    return [
+        f"Test persons are in the pretraining pool ({inputs.overlap.by_person} by person, "
+        f"{inputs.overlap.by_voxel_hash} by voxel hash): the comparison is void."
+    ]
+
+
+def _persons(comparisons: Sequence[BudgetComparison], inputs: ReportInputs) -> list[str]:
+    smallest = min([c.n_subjects for c in comparisons], default=inputs.test_subjects)
+    found = [text] if (text := resolution_warning(smallest)) else []
+    if comparisons and (floor := min(1.0, 2.0 ** (1 - smallest)) * len(comparisons)) >= ALPHA:
+        found.append(
+            f"With {count(smallest, 'test person')} and {count(len(comparisons), 'budget')} the smallest possible "
+            f"p (Holm) is {min(1.0, floor):.2g}: no effect, however large, could be confirmed."
+        )
+    return found
+
+
+def _seeds(comparisons: Sequence[BudgetComparison]) -> list[str]:
+    fewest = min([c.n_seeds for c in comparisons], default=ENOUGH_SEEDS)
+    if fewest == 1:
+        return ["Only 1 seed: the intervals say nothing about the luck of a training run."]
+    if fewest >= ENOUGH_SEEDS:
+        return []
+    return [
+        f"Only {fewest} seeds: how much the luck of a training run matters is known roughly. The intervals are widened "
+        "for it and still fall short of 95 % where it matters most, and p says nothing about it: a small difference "
+        "may be luck even where it is called real."
+    ]
+
+
+def _unpaired(rows: Sequence[ScoreRow], baseline: str, arm: str) -> list[str]:
+    jobs = {name: {(row.budget, row.seed) for row in rows if row.arm == name} for name in (baseline, arm)}
+    if not (unpaired := len(jobs[baseline] ^ jobs[arm])):
+        return []
+    return [f"{count(unpaired, 'job')} of one arm without a counterpart in the other: not compared."]
+
+
+def _set_elsewhere(rows: Sequence[ScoreRow], name: str, there: Sequence[ScoreRow]) -> list[str]:
+    found = [text] if (text := resolution_warning(len({row.subject for row in there}), f" in {name}")) else []
+    if strangers := {row.key[:3] for row in there} - {row.key[:3] for row in rows}:
+        found.append(f"{count(len(strangers), 'job')} in {name} without scores on the test persons: other models?")
+    return found

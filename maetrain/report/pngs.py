@@ -1,0 +1,126 @@
+"""The report's figures as PNG on white: for Markdown, the tracker and slides.
+
+By matplotlib, since nothing of a page's colours or letters is to be followed here. A name from a file may hold $ signs,
+which matplotlib would read as mathematics, so they are escaped.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from maetrain.report.convergence import on_one_grid
+from maetrain.report.inputs import Curve, PretrainCurve
+from maetrain.report.statistics import ArmPoint, BudgetComparison
+from maetrain.report.styles import matplotlib_style
+from maetrain.report.wording import persons
+
+_COLUMNS = 3  # panels beside each other
+
+
+def budget_png(path: Path, points: Sequence[ArmPoint], styles: Mapping[str, int]) -> None:
+    """The label-efficiency curve: mean Dice with interval against labelled persons."""
+    figure, ((axes,),) = _panels(1, (6.4, 4.2))
+    for arm, style in styles.items():
+        own = [p for p in points if p.arm == arm]
+        below, above = [p.mean - p.low for p in own], [p.high - p.mean for p in own]
+        _bars(axes, [p.budget for p in own], [p.mean for p in own], below, above, arm, style)
+    _budget_axis(axes, sorted({p.budget for p in points}))
+    axes.set_ylabel("mean Dice on the test persons, 95 % interval")
+    _finish(figure, path, axes)
+
+
+def difference_png(
+    path: Path, by_arm: Mapping[str, Sequence[BudgetComparison]], baseline: str, styles: Mapping[str, int]
+) -> None:
+    """Difference of each arm from the baseline, with interval, against labelled persons."""
+    figure, ((axes,),) = _panels(1, (6.4, 4.2))
+    for i, (arm, found) in enumerate(by_arm.items()):
+        beside = 1.0 + 0.07 * (i - (len(by_arm) - 1) / 2)  # so that intervals stand side by side
+        xs, ys = [c.budget * beside for c in found], [c.difference for c in found]
+        below, above = [c.difference - c.low for c in found], [c.high - c.difference for c in found]
+        _bars(axes, xs, ys, below, above, arm, styles[arm])
+    _budget_axis(axes, sorted({c.budget for found in by_arm.values() for c in found}))
+    axes.axhline(0, color="#444444", linewidth=0.8)
+    axes.set_ylabel(_plain(f"difference in Dice from {baseline}, 95 % interval"))
+    _finish(figure, path, axes)
+
+
+def convergence_png(path: Path, curves: Sequence[Curve], styles: Mapping[str, int]) -> None:
+    """Validation Dice against steps, a panel a budget: per arm the mean over seeds, each seed thin."""
+    budgets = sorted({curve.budget for curve in curves})
+    figure, rows = _panels(len(budgets), (3.2, 2.6))
+    panels = [axes for row in rows for axes in row]
+    for axes, budget in zip(panels, budgets, strict=False):
+        for arm, style in styles.items():
+            own = [c for c in curves if c.budget == budget and c.arm == arm and c.steps]
+            if not own:
+                continue
+            look = matplotlib_style(style)
+            for curve in own if len(own) > 1 else ():
+                axes.plot(curve.steps, curve.dice, color=look["color"], linewidth=0.6, alpha=0.4)
+            steps_N, dice_SN = on_one_grid(own)
+            axes.plot(steps_N, dice_SN.mean(axis=0), linewidth=1.6, markersize=4, label=_plain(arm), **look)
+        axes.set_title(persons([budget]), fontsize=9)
+        axes.set_xlabel("optimizer steps", fontsize=9)
+        axes.set_ylabel("validation Dice", fontsize=9)
+    for axes in panels[len(budgets) :]:
+        axes.set_axis_off()
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    _finish(figure, path)
+
+
+def pretrain_png(path: Path, curve: PretrainCurve) -> None:
+    """Loss of the pretraining against its steps."""
+    figure, ((axes,),) = _panels(1, (6.4, 3.2))
+    axes.plot(curve.steps, curve.loss, color=matplotlib_style(1)["color"], linewidth=1.6)
+    axes.set_xlabel("pretraining steps")
+    axes.set_ylabel("reconstruction loss")
+    _finish(figure, path, axes)
+
+
+def _panels(num: int, size_inch: tuple[float, float]) -> tuple[Figure, list[list[Axes]]]:
+    columns = min(num, _COLUMNS) or 1
+    lines = math.ceil(num / columns) or 1
+    figure = Figure(figsize=(size_inch[0] * columns, size_inch[1] * lines), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(lines, columns, squeeze=False).tolist()
+
+
+def _bars(
+    axes: Axes,
+    xs: Sequence[float],
+    ys: Sequence[float],
+    below: Sequence[float],
+    above: Sequence[float],
+    arm: str,
+    style: int,
+) -> None:
+    lengths = [[max(0.0, v) if math.isfinite(v) else 0.0 for v in side] for side in (below, above)]
+    axes.errorbar(
+        xs, ys, yerr=lengths, capsize=3, linewidth=1.6, markersize=6, label=_plain(arm), **matplotlib_style(style)
+    )
+
+
+def _budget_axis(axes: Axes, budgets: Sequence[int]) -> None:
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(budgets, [str(b) for b in budgets])
+    axes.minorticks_off()
+    axes.set_xlabel("labelled persons (log scale)")
+
+
+def _finish(figure: Figure, path: Path, legend_of: Axes | None = None) -> None:
+    for axes in figure.axes:
+        axes.grid(axis="y", color="#dddddd", linewidth=0.7)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    if legend_of and legend_of.get_legend_handles_labels()[0]:
+        legend_of.legend(frameon=False, fontsize=8)
+    figure.savefig(path)
+
+
+def _plain(name: str) -> str:
+    return name.replace("$", r"\$")

@@ -1,0 +1,56 @@
+"""What limits a result is said, and nothing is said of a sound one."""
+
+import pytest
+
+from maetrain.report.cautions import gather_warnings, resolution_warning
+from maetrain.report.inputs import Overlap
+
+from .builders import comparison, make_inputs, make_rows
+
+SOUND = {"mae": [comparison(1, 0.01, 0.02)]}
+
+
+def test_few_test_persons_are_warned_about() -> None:
+    assert "Only 19 test persons: fewer than 20" in (resolution_warning(19) or "")
+    assert resolution_warning(20) is None
+
+
+def test_what_limits_the_result_is_listed() -> None:
+    rows = [r for r in make_rows() if not (r.arm == "mae" and r.seed == 2 and r.budget == 1)]
+    few = [comparison(1, -0.1, 0.1, n_subjects=4, n_seeds=1), comparison(4, -0.1, 0.1, n_subjects=4, n_seeds=2)]
+    inputs = make_inputs(overlap=Overlap(by_person=2, by_voxel_hash=0))
+    arms = {"mae": few, "random-mae": [comparison(4, 0.1, 0.2, arm="random-mae")]}
+    text = "\n".join(gather_warnings(rows, inputs, arms, {}, "scratch", "mae"))
+    assert text.startswith("Test persons are in the pretraining pool (2 by person")
+    for part in (
+        "Only 4 test persons",
+        "is 0.25: no effect",
+        "Only 1 seed",
+        "The control random-mae differs",
+        "1 job of",
+    ):
+        assert part in text
+    assert "not checked" in gather_warnings(rows, make_inputs(overlap=None), {"mae": []}, {}, "scratch", "mae")[0]
+
+
+@pytest.mark.parametrize(("seeds", "said"), [(2, True), (3, True), (4, True), (5, False)])
+def test_few_seeds_are_warned_about(seeds: int, said: bool) -> None:
+    arms = {"mae": [comparison(1, 0.01, 0.02, n_seeds=seeds)]}
+    found = gather_warnings(make_rows(), make_inputs(), arms, {}, "scratch", "mae")
+    assert [text.startswith(f"Only {seeds} seeds") for text in found] == [True] * said
+
+
+def test_another_pretraining_that_helps_is_no_warning() -> None:
+    arms = SOUND | {"mae-large": [comparison(1, 0.01, 0.02, arm="mae-large")]}
+    assert gather_warnings(make_rows(), make_inputs(), arms, {}, "scratch", "mae") == []
+
+
+def test_a_small_set_elsewhere_and_models_nobody_knows_are_named() -> None:
+    elsewhere = {"siemens": make_rows(num_subjects=5, num_seeds=4)}
+    few, strangers = gather_warnings(make_rows(), make_inputs(), SOUND, elsewhere, "scratch", "mae")
+    assert few.startswith("Only 5 test persons in siemens")
+    assert strangers.startswith("4 jobs in siemens without scores on the test persons")
+
+
+def test_a_sound_comparison_has_no_warning() -> None:
+    assert gather_warnings(make_rows(), make_inputs(), SOUND, {}, "scratch", "mae") == []
