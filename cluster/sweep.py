@@ -1,11 +1,11 @@
 """The fan-out of finetune jobs over warm workers on Ray, and the trials that choose each arm's learning rate.
 
-Labelled scans are decoded once, by Ray tasks, and stand in shared memory; a scan whose node is lost is decoded again.
+Labelled scans are decoded once, by the driver, and stand in shared memory: a node fetches each of them once.
 A job's results are in its own stage folder, its last file written last: whatever is killed, what is finished stays, and
 the same command does the rest. Two calls that want the same folder at once: the second one is refused.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from cluster.tracked import Tracking
 from data_shards.archive.layout import Archive, ArchiveCase
 from data_shards.errors import InputError
 from data_shards.formats.index import ShardIndex
-from data_shards.loading.labelled import LabelledCase, load_labelled
+from data_shards.loading.labelled import load_labelled
 from data_shards.splits import Split
 from maetrain.checkpoint.handover import read_handover
 from maetrain.finetune.config import FinetuneConfig, FinetuneJob
@@ -176,9 +176,8 @@ def _run_missing(
     pool: JobPool[FinetuneJob],
     watch: Callable[[Path], None],
 ) -> None:
-    watched = comparison.split.monitor
-    scans = _decoded(comparison.index, {*watched}.union(*(job.subjects for job in missing)))
-    monitor = [scans[subject] for subject in watched]
+    scans = _Scans(comparison.index)
+    monitor = [scans[subject] for subject in comparison.split.monitor]
     protocol = ray.put(_protocol(comparison))
 
     def call(crew: Crew, job: FinetuneJob) -> list[ray.ObjectRef]:
@@ -221,15 +220,19 @@ def _facts(comparison: Comparison, job: FinetuneJob, stage: Stage) -> RunFacts:
     )
 
 
-def _decoded(index: ShardIndex, subjects: Iterable[str]) -> dict[str, ray.ObjectRef]:
-    """The labelled scans of each person, in Ray's object store; InputError for shards that can't be read."""
-    there = ray.put(index)
-    return {subject: _decode.remote(there, subject) for subject in sorted(subjects)}
+class _Scans:
+    """person -> a reference to the labelled scans, decoded when they are first asked for.
 
+    By the driver: tasks that decode would wait for the cores that the workers hold, and the workers for them.
+    """
 
-@ray.remote(max_retries=3)
-def _decode(index: ShardIndex, subject: str) -> list[LabelledCase]:
-    return load_labelled(index, [subject])
+    def __init__(self, index: ShardIndex) -> None:
+        self.index, self._there = index, dict[str, ray.ObjectRef]()
+
+    def __getitem__(self, subject: str) -> ray.ObjectRef:
+        if subject not in self._there:
+            self._there[subject] = ray.put(load_labelled(self.index, [subject]))
+        return self._there[subject]
 
 
 def _protocol(comparison: Comparison) -> Protocol:
