@@ -2,7 +2,7 @@
 
 The way in: reorient to the closest RAS axes, transpose to depth first (D = z from feet to head, H = y, W = x), crop to
 content, normalise intensity, resample. What was done is a `PreprocessRecord`; `Restorer` walks it back, slab by slab
-along D. At most three float32 copies of a scan are alive at a time: 2 GB for a CT of 512 x 512 x 600.
+along D. A few float32 copies of a scan are alive at a time: 2.3 GB for a CT of 512 x 512 x 600 that is resampled.
 X Y Z are the file's axes, C channels, K classes.
 """
 

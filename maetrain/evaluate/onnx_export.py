@@ -2,13 +2,11 @@
 
 The window's size is the contract's, the batch is free. The file's metadata_props hold what else a program must know:
 class_names, meaning, channel_names, window_DHW, preprocess, made_by and weights_sha256 as JSON. torch's exporter that
-goes by torch.export (dynamo=True) writes it. Three things it would get wrong by itself (docs/decisions/0018):
-masks and indices that the network keeps per size must be there before, or it takes its own stand-ins for constants;
-the convolutions' ways for small batches must give way to one for all batches; and nobody would notice either, so
-onnxruntime runs the file beside torch before it gets its name.
+goes by torch.export (dynamo=True) writes it. It is silent about what it gets wrong (docs/decisions/0018): masks and
+indices that the network keeps per size must be there before, or it takes stand-ins for constants. So the network runs
+once before, and onnxruntime runs the file beside torch before it gets its name.
 """
 
-import copy
 import json
 import logging
 from collections.abc import Iterator
@@ -22,32 +20,16 @@ from torch import Tensor, nn
 from data_shards.errors import InputError
 from data_shards.formats.files import published
 from maetrain.evaluate.model_folder import ModelContract, load_model
-from maetrain.models.convolution import Conv, channels_first, channels_last
 from maetrain.models.segmentation import NNFormer
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 MAX_DIFFERENCE = 1e-4  # of logits, where they are 1 or smaller; larger ones are compared by their share
 
 
-class _AnyBatch(nn.Conv3d):
-    """The weights of a `Conv`, convolved in one way whatever the batch."""
-
-    def __init__(self, conv: Conv) -> None:
-        super().__init__(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.pads_DHW)  # type: ignore[arg-type]
-        self.weight, self.bias = conv.weight, conv.bias
-
-    def forward(self, x_BDHWE: Tensor) -> Tensor:
-        return channels_last(super().forward(channels_first(x_BDHWE)))
-
-
 class _FullResolution(nn.Module):
     def __init__(self, network: NNFormer) -> None:
         super().__init__()
-        self.network = copy.deepcopy(network).cpu().eval()
-        for parent in list(self.network.modules()):
-            for name, child in list(parent.named_children()):
-                if isinstance(child, Conv):
-                    setattr(parent, name, _AnyBatch(child))
+        self.network = network
 
     def forward(self, window: Tensor) -> Tensor:
         return self.network(window)[0]

@@ -94,14 +94,6 @@ def test_a_missing_package_is_one_line_with_the_extra(tmp_path: Path, monkeypatc
         export_onnx(model(tmp_path / "model", 0.0), tmp_path / "network.onnx")
 
 
-def test_the_network_itself_is_left_as_it_was(tmp_path: Path) -> None:
-    network = load_model(model(tmp_path / "model", 0.15))[0]
-    before = noise(1, 2, *WINDOW), {id(m) for m in network.modules()}
-    want = network(before[0])[0]
-    onnx_export._FullResolution(network)
-    assert torch.equal(network(before[0])[0], want) and {id(m) for m in network.modules()} == before[1]
-
-
 def test_nan_is_no_small_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class NotANumber:
         def __init__(self, *_: object, **__: object) -> None: ...
