@@ -267,7 +267,8 @@ def _remove_leftovers(out_dir: Path, names: set[str]) -> None:
     """Shards that are not of this build, and what killed writers left of theirs."""
     results = out_dir / RESULTS_FOLDER
     wanted = {*names, *(f"{name}.json" for name in names)}
-    for folder, pattern in itertools.product((out_dir, results), ("shard-*", ".tmp-*", ".lock-*")):
+    # results first: a shard that is being removed has none
+    for folder, pattern in itertools.product((results, out_dir), ("shard-*", ".tmp-*", ".lock-*")):
         for path in folder.glob(pattern):
             if path.name not in wanted:
                 remove(path)

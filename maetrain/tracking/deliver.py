@@ -8,10 +8,9 @@ rerun the sending.
 """
 
 import json
-from collections.abc import Callable, Iterator
-from itertools import zip_longest
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 from mlflow.entities import LifecycleStage, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
@@ -22,10 +21,6 @@ from maetrain.tracking.journal import Entry, Opening, read_journal
 from maetrain.tracking.mlflow_tracker import ATTEMPT_TAG, PARENT_TAG, dataset_input, param_text
 from maetrain.tracking.patience import is_passing
 from maetrain.tracking.work import WORK_TAG, Tracking
-
-T = TypeVar("T")
-
-METRICS_A_CALL, PARAMS_A_CALL, TAGS_A_CALL = 800, 100, 100  # MLflow's limits; all together may be 1000
 
 
 def deliver(path: Path, tracking: Tracking, say: Callable[[str], None] = print) -> bool:
@@ -119,14 +114,8 @@ class Delivery:
                 params += [Param(k, param_text(v)) for k, v in entry["params"].items()]
             elif entry["op"] == "tags":
                 tags |= entry["tags"]
-        batches = zip_longest(
-            _chunks(metrics, METRICS_A_CALL),
-            _chunks(params, PARAMS_A_CALL),
-            _chunks([RunTag(k, v) for k, v in tags.items()], TAGS_A_CALL),
-            fillvalue=list[Any](),
-        )
-        for some_metrics, some_params, some_tags in batches:
-            client.log_batch(self.run_id, some_metrics, some_params, some_tags)
+        # MLflow's client cuts it into batches of the size that the store takes
+        client.log_batch(self.run_id, metrics, params, [RunTag(k, v) for k, v in tags.items()])
         for entry in entries:
             if entry["op"] == "dataset":
                 what = entry["name"], entry["digest"], entry["source"], entry["context"]
@@ -177,7 +166,3 @@ def _known(client: MlflowClient, run_id: str) -> Run | None:
             raise
         return None
     return run if run.info.lifecycle_stage == LifecycleStage.ACTIVE else None
-
-
-def _chunks(values: list[T], size: int) -> Iterator[list[T]]:
-    return (values[start : start + size] for start in range(0, len(values), size))

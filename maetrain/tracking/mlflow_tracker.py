@@ -105,8 +105,7 @@ class MlflowTracker:
         have = patiently(self.client.get_run, self.run_id).data.params
         flat = flatten(params)
         new = [Param(k, param_text(v)) for k, v in flat.items() if k not in have]
-        for start in range(0, len(new), 100):
-            patiently(self.client.log_batch, self.run_id, params=new[start : start + 100])
+        patiently(self.client.log_batch, self.run_id, params=new)
 
     def metrics(self, metrics: Mapping[str, float], step: int) -> None:
         now_ms = int(time.time() * 1000)

@@ -85,3 +85,12 @@ def test_kept_work_moves_to_the_newest_parent(root: Tracking) -> None:
     Tracking(root.uri, root.experiment_id, second).adopt("work nobody has done")
     (run,) = runs_of(root, "work-4")
     assert run.data.tags[PARENT_TAG] == second
+
+
+def test_a_reopened_run_moves_to_the_newest_parent(root: Tracking) -> None:
+    for name in ("first", "second"):
+        parent = MlflowTracker(root.uri, root.experiment_id, name).run_id
+        with tracked(Tracking(root.uri, root.experiment_id, parent), "job", "work-5"):
+            pass
+    (run,) = runs_of(root, "work-5")
+    assert run.data.tags[PARENT_TAG] == parent

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_shards import build as build_module
 from data_shards.build import BuildConfig, build
 from data_shards.errors import InputError
 from data_shards.formats.index import ShardIndex
@@ -134,3 +135,24 @@ def kill_when_published(step: str, archive: Path, out: Path, config: BuildConfig
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_build_killed_while_it_removes_an_older_ones_shards_leaves_no_result_of_them(
+    archive, older, tmp_path, monkeypatch, format
+):
+    class Killed(BaseException):
+        pass
+
+    def deadly_remove(path: Path) -> None:
+        if path.parent == out and path.name.startswith("shard-"):
+            raise Killed
+        remove(path)
+
+    out = shutil.copytree(older[format], tmp_path / "out")
+    remove = build_module.remove
+    monkeypatch.setattr(build_module, "remove", deadly_remove)
+    with pytest.raises(Killed):
+        build(archive, out, config(format))
+    shards = {shard.name for shard in ShardIndex.load(out).shards}
+    assert {path.name.removesuffix(".json") for path in (out / ".build").glob("shard-*.json")} == shards

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from mlflow.exceptions import MlflowException
 from mlflow.store.db.utils import sql
 from mlflow.tracking import MlflowClient
 
@@ -131,6 +132,28 @@ def test_a_store_that_is_busy_for_a_while_loses_nothing(
     wait_for(lambda: any("locked" in line for line in told), "word of the lock")
     other.rollback()
     assert courier.close(patience_s=60) == [] and logged(tracking, "busy") == written(path)
+
+
+def test_the_end_of_the_sweep_waits_for_a_store_that_comes_back(
+    tracking: Tracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = True
+
+    def comes_back(line: str) -> None:
+        nonlocal away
+        away = False
+
+    real = MlflowClient.create_run
+
+    def create_run(*args: object) -> object:
+        if away:
+            raise MlflowException("no answer")
+        return real(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(MlflowClient, "create_run", create_run)
+    courier = Courier(tracking, every_s=1000, say=comes_back)
+    courier.watch(journal(tmp_path / "waited"))
+    assert courier.close(patience_s=60) == [] and len(logged(tracking, "waited")) == 5
 
 
 def test_a_run_without_an_end_was_killed(tracking: Tracking, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from mlflow.tracking import MlflowClient
 from cluster.tracked import tracked
 from data_shards.errors import InputError
 from maetrain.tracking import deliver as module
+from maetrain.tracking import journal
 from maetrain.tracking.deliver import deliver
 from maetrain.tracking.journal import JournalTracker
 from maetrain.tracking.mlflow_tracker import PARENT_TAG, MlflowTracker, open_experiment
@@ -104,7 +105,7 @@ def test_a_delivery_that_breaks_off_goes_on_in_another_process(
     tracking: Tracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, is_done: bool
 ) -> None:
     """Broken off before the store does what it is asked, or when it has, and its answer is lost."""
-    monkeypatch.setattr(module, "METRICS_A_CALL", 10)
+    monkeypatch.setattr(journal, "MOST_BYTES", 700)  # several parts, so several batches
     path = tmp_path / f"{call}.jsonl"
     write(path)
     real: Callable[..., Any] = getattr(MlflowClient, call)

@@ -110,7 +110,8 @@ def test_a_journal_is_read_in_parts_that_join(tmp_path: Path, monkeypatch: pytes
 
 def test_a_journal_begun_anew_replaces_the_earlier_and_is_known_as_another(tmp_path: Path) -> None:
     first = JournalTracker(tmp_path / "j", "job", "key")
-    first.metrics({"loss": 1.0}, 1)
+    for step in range(9):
+        first.metrics({"loss": 1.0}, step)
     before = read_journal(tmp_path / "j")
     assert before is not None
     second = JournalTracker(tmp_path / "j", "job", "key")

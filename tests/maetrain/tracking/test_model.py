@@ -65,12 +65,11 @@ def logged(tracking: Tracking, folder: Path) -> str:
 
 @pytest.fixture
 def global_store(tracking: Tracking, monkeypatch: pytest.MonkeyPatch) -> Tracking:
-    """The store as a user's own script has it."""
+    """The store as a user's own script has it; ours does without."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.uri)
-    before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(tracking.uri)
     yield tracking
-    mlflow.set_tracking_uri(before)
+    mlflow.set_tracking_uri("")
 
 
 EVERY_STORE = pytest.mark.parametrize("tracking", ["sqlite_store", "server_store"], indirect=True)
