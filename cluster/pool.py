@@ -127,9 +127,8 @@ class JobPool(Generic[J]):
 
     def _give(self, worker: _Worker[J], job: J) -> None:
         self._tries[job] += 1
-        worker.job, worker.since = job, time.monotonic()
-        worker.answers = self._call(worker.crew, job)
-        worker.pending = set(worker.answers)
+        worker.job, worker.answers = job, self._call(worker.crew, job)
+        worker.pending, worker.since = set(worker.answers), time.monotonic()
         self._board.running(job)
 
     def _advance(self) -> Iterator[tuple[J, Any]]:
@@ -137,7 +136,8 @@ class JobPool(Generic[J]):
         references = [reference for worker in self._workers for reference in worker.pending]
         if not references:
             return
-        ended, _ = ray.wait(references, timeout=_LOOK_EVERY_S)
+        ray.wait(references, timeout=_LOOK_EVERY_S)
+        ended, _ = ray.wait(references, num_returns=len(references), timeout=0)  # all that have, before any is late
         for worker in list(self._workers):
             if finished := worker.pending & set(ended):
                 yield from self._one_ended(worker, finished)
@@ -184,6 +184,7 @@ class JobPool(Generic[J]):
 
     def _ended_badly(self, worker: _Worker[J], why: str, may_retry: bool) -> Iterator[tuple[J, Any]]:
         job, worker.job = worker.job, None
+        worker.pending, worker.answers = set(), []
         if job is None:  # while it was starting
             yield from self._lost(worker, why)
             return

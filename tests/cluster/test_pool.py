@@ -17,7 +17,7 @@ from data_shards.errors import InputError
 pytestmark = pytest.mark.runs
 
 
-@ray.remote(num_cpus=1)
+@ray.remote(num_cpus=0.5)
 class Hand:
     """Does what a job's name says; `folder` remembers how often each was tried."""
 
@@ -38,6 +38,8 @@ class Hand:
             os._exit(1)
         if what == "hangs" or (what == "hangs_once" and first):
             time.sleep(60)
+        if what == "slow":
+            time.sleep(2)
         if what == "raises" or (what == "raises_once" and first):
             raise RuntimeError("out of luck")
         if what == "wrong":
@@ -90,7 +92,8 @@ class Fixture:
 
     @staticmethod
     def _call(crew: Crew, job: str) -> list[ray.ObjectRef]:
-        return [actor.run.remote(job if rank == 0 else f"{job}-rank{rank}") for rank, actor in enumerate(crew.actors)]
+        # only the first rank does what the name says: which rank comes how far before its crew is killed, nobody knows
+        return [actor.run.remote(f"fine-{job}-{rank}" if rank else job) for rank, actor in enumerate(crew.actors)]
 
     def run(self, *jobs: str) -> dict[str, Any]:
         with self.pool:
@@ -136,6 +139,16 @@ def test_a_job_that_fails_in_every_try_is_given_up_and_the_others_are_done(
     assert results["hangs"].why == "took longer than 2 s (sweep.job_timeout_s)"
     assert "out of luck" in results["raises"].why
     assert results["wrong"].why == "budget 99 can't be met", "wrong input is not tried again"
+
+
+def test_what_failed_is_not_looked_at_again(ray_resources: Resources, tmp_path: Path) -> None:
+    """Three idle slots whose last jobs failed are no three workers that did not start."""
+    fixture = Fixture(tmp_path, slots=4, retries=0)
+    with fixture.pool:
+        fixture.part(*(f"slow-{i}" for i in range(4)))
+        results = fixture.part("slow", "raises-1", "raises-2", "raises-3")
+    assert results.pop("slow")[0] == "slow" and all(isinstance(result, Failed) for result in results.values())
+    assert len(fixture.crews) == 4 and len(results) == 3
 
 
 def test_a_rank_that_fails_takes_its_group_along_and_the_job_is_tried_again(
