@@ -27,7 +27,7 @@ from maetrain.checkpoint.fingerprint import fingerprint
 from maetrain.checkpoint.handover import CONTRACT
 from maetrain.evaluate.scores import ScoreRow, read_scores
 from maetrain.finetune.job import Protocol, read_result, run_job
-from maetrain.finetune.plan import plan_jobs, pretrain_pool, split_of, test_cases_of
+from maetrain.finetune.plan import plan_jobs, pretrain_pool, split_of, test_study
 from maetrain.recipes.config import RunConfig
 from maetrain.recipes.load import load_recipe
 from maetrain.report.statistics import arm_curve, compare
@@ -75,8 +75,8 @@ def scores_of(
     arms = {arm: None if folder is None else str(folder) for arm, folder in handovers.items()}
     jobs = plan_jobs(index, split, config.sweep.budgets, config.sweep.seeds, arms)
     cases = load_labelled(index, sorted({s for job in jobs for s in job.subjects} | set(split.monitor)))
-    test_cases = test_cases_of(archive, index, split, config.sweep.max_test_cases)
-    protocol = Protocol.of(config.model, config.finetune, index, config.evaluate.tolerance_mm, test_cases)
+    test = test_study(archive, index, split, config.sweep.max_test_cases)
+    protocol = Protocol.of(config.model, config.finetune, index, config.evaluate.tolerance_mm, test)
     rows: list[ScoreRow] = []
     for job in jobs:
         folder = out / "jobs" / job.name

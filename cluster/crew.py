@@ -54,6 +54,8 @@ class Finetuner:
 
     def __init__(self, threads: int, rank: int = 0, ranks: int = 1, address: tuple[str, int] | None = None) -> None:
         torch.set_num_threads(threads)
+        if not ray.get_gpu_ids():
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # whose GPU there is, is not this rank's
         self.rank, self.ranks, self.meeting = rank, ranks, address
         self.who: RankInfo | None = None
         self._left = ExitStack()

@@ -1,5 +1,6 @@
 """What a sweep was asked for, kept in its folder: `maetrain sweep --resume --out FOLDER` needs nothing else."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from data_shards.errors import InputError
 from data_shards.formats.files import write_text
 from maetrain.checkpoint.commit import read_model
+from maetrain.finetune.config import ARM
 from maetrain.recipes.config import RunConfig
 
 ORDER = "sweep.json"
@@ -48,6 +50,10 @@ def named_folders(option: str, values: Sequence[str], unnamed: str = "") -> dict
             name, folder = unnamed, value
         if not (name and folder):
             raise InputError(f"{option} {value}: write NAME=FOLDER")
+        if not re.fullmatch(ARM, name):
+            raise InputError(
+                f"{option} {value}: {name!r} is no name; use small letters, digits and '-', a letter first"
+            )
         if name in found:
             raise InputError(f"{option}: two folders for {name}: {found[name]} and {folder}; give one")
         if not Path(folder).is_dir():

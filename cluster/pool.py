@@ -1,8 +1,7 @@
 """Jobs on warm Ray actors: one actor a slot, used for job after job, replaced when it dies or takes too long.
 
 Ray tasks would keep processes warm as well, but tell neither when a job began (a timeout would count its waiting) nor
-how to end one that hangs. An actor that waits for room is a demand that an autoscaler sees. A dead driver takes its
-actors with it.
+how to end one that hangs. A dead driver takes its actors with it.
 
 The state of every job is told to a `Board` as it changes: waiting, running, done, failed.
 """

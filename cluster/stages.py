@@ -44,8 +44,8 @@ class Stage:
 
     def made_by(self) -> str:
         """Commit and hardware of the call that finished it, which a later call that keeps it may not share."""
-        made_by = json.loads((self.folder / DONE).read_text())["made_by"]
-        return f"{made_by['commit']} on {made_by['hardware']}"
+        made_by = json.loads((self.folder / DONE).read_text()).get("made_by", {})
+        return f"{made_by.get('commit', 'unknown commit')} on {made_by.get('hardware', 'unknown hardware')}"
 
     def state(self) -> str:
         """In words: kept, redone because of what, or run for the first time."""

@@ -1,6 +1,6 @@
 """The fan-out of finetune jobs over warm workers on Ray, and the trials that choose each arm's learning rate.
 
-Labelled scans are decoded once, by the driver, and stand in shared memory: a node fetches each of them once.
+Labelled scans are decoded once and stand in shared memory (`scans`): a node fetches each of them once.
 A job's results are in its own stage folder, its last file written last: whatever is killed, what is finished stays, and
 the same command does the rest. Two calls that want the same folder at once: the second one is refused.
 """
@@ -8,25 +8,29 @@ the same command does the rest. Two calls that want the same folder at once: the
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import ray
 
 from cluster.crew import JOURNAL, Crew, RunFacts, Task, start_crew
 from cluster.live import SweepBoard
 from cluster.pool import Failed, JobPool, Limits
+from cluster.scans import ScoredScans, TrainingScans
 from cluster.session import Resources
 from cluster.stages import Stage
 from cluster.tracked import Tracking
-from data_shards.archive.layout import Archive, ArchiveCase
+from data_shards.archive.layout import Archive
 from data_shards.errors import InputError
 from data_shards.formats.index import ShardIndex
-from data_shards.loading.labelled import load_labelled
 from data_shards.splits import Split
 from maetrain.checkpoint.handover import read_handover
+from maetrain.evaluate.study import Study
 from maetrain.finetune.config import FinetuneConfig, FinetuneJob
 from maetrain.finetune.job import JobResult, Protocol, read_result
-from maetrain.finetune.plan import best_rates, plan_jobs, plan_trials, test_cases_of
+from maetrain.finetune.plan import best_rates, budgets_of_trials, plan_jobs, plan_trials, test_study
+from maetrain.finetune.validation import num_training
 from maetrain.recipes.config import RunConfig, SweepConfig
 from maetrain.tracking.courier import Courier
 
@@ -43,7 +47,7 @@ class Comparison:
     archive: Archive
     split: Split
     arms: Mapping[str, str | None]
-    elsewhere: Mapping[str, Archive]
+    elsewhere: Mapping[str, Study]
     out: Path
 
     @property
@@ -51,9 +55,29 @@ class Comparison:
         """arm -> hash of the weights it starts from."""
         return {arm: read_handover(Path(f)).weights_sha256 if f else None for arm, f in self.arms.items()}
 
+    @cached_property
+    def test(self) -> Study:
+        """The test persons' labelled scans. InputError where the archive is not the shards'."""
+        return test_study(self.archive, self.index, self.split, self.config.sweep.max_test_cases)
+
+    @cached_property
+    def references(self) -> dict[str, dict[str, list[str]]]:
+        """What scores are taken against, by content; "" are the test persons."""
+        return {name: study.content for name, study in {"": self.test, **self.elsewhere}.items()}
+
+    @property
+    def fewest(self) -> int:
+        """Persons of the smallest part that anything trains on: every class must be among them."""
+        sweep, share = self.config.sweep, self.config.finetune.validation_share
+        of_jobs = num_training(min(sweep.budgets), share)
+        if not sweep.learning_rates:
+            return of_jobs
+        tried = min(budgets_of_trials(sweep.budgets, sweep.trial_budgets))
+        return min(of_jobs, num_training(tried, max(share, sweep.trial_share)))
+
     def jobs(self, rates: Mapping[str, float]) -> list[FinetuneJob]:
         sweep = self.config.sweep
-        return plan_jobs(self.index, self.split, sweep.budgets, sweep.seeds, self.arms, rates)
+        return plan_jobs(self.index, self.split, sweep.budgets, sweep.seeds, self.arms, rates, self.fewest)
 
     def trials(self) -> list[FinetuneJob]:
         """None where no learning rates are searched for."""
@@ -61,7 +85,7 @@ class Comparison:
         if not sweep.learning_rates:
             return []
         where = (self.index, self.split, sweep.budgets, seeds, self.arms)
-        return plan_trials(*where, sweep.learning_rates, sweep.trial_budgets)
+        return plan_trials(*where, sweep.learning_rates, sweep.trial_budgets, self.fewest)
 
     def for_trials(self) -> "Comparison":
         """The same for jobs that hold persons out."""
@@ -86,13 +110,12 @@ def job_stage(comparison: Comparison, job: FinetuneJob, weights_sha256: str | No
         "learning_rate": job.peak(config.finetune),
         "model": config.model.model_dump(mode="json"),
         "finetune": config.finetune.model_dump(mode="json", exclude=no_concern),
+        "ranks": config.sweep.ranks_per_job,
     }
     if not job.is_trial:
         inputs |= {
-            "test_subjects": list(split.test),
             "tolerance_mm": config.evaluate.tolerance_mm,
-            "max_test_cases": config.sweep.max_test_cases,
-            "elsewhere": {name: _names_of(archive) for name, archive in comparison.elsewhere.items()},
+            "references": comparison.references,
         }
     return Stage(comparison.out / ("trials" if job.is_trial else "jobs"), job.name, inputs)
 
@@ -107,12 +130,13 @@ def run_sweep(
     """
     rates: dict[str, float] = {}
     patience_s = comparison.config.sweep.tracking_patience_s
-    with _pool(comparison.config.sweep, resources) as pool, _couriered(tracking, patience_s, say) as watch:
+    with _couriered(tracking, patience_s, say) as watch, _pool(comparison.config.sweep, resources) as pool:
+        run = partial(_run_jobs, pool=pool, scans=TrainingScans(comparison.index), watch=watch, say=say)
         if trials := comparison.trials():
-            stages = _run_jobs("trials", trials, comparison.for_trials(), pool, watch, say)
+            stages = run("trials", trials, comparison.for_trials())
             rates = best_rates([(r.job, r.validation_dice[-1]) for r in results_of(stages)])
             say("  learning rates: " + ", ".join(f"{arm} {rate:g}" for arm, rate in rates.items()))
-        return _run_jobs("jobs", comparison.jobs(rates), comparison, pool, watch, say), rates
+        return run("jobs", comparison.jobs(rates), comparison), rates
 
 
 @contextmanager
@@ -128,14 +152,31 @@ def _couriered(tracking: Tracking, patience_s: float, say: Callable[[str], None]
 
 def _pool(sweep: SweepConfig, resources: Resources) -> JobPool[FinetuneJob]:
     cpus, gpus = min(sweep.cpus_per_job, resources.cpus), sweep.gpus_per_job if resources.gpus else 0.0
+    if sweep.ranks_per_job > 1 and 0 < gpus < 1:
+        raise InputError(
+            f"sweep.gpus_per_job={gpus:g} with sweep.ranks_per_job={sweep.ranks_per_job}: ranks can't share a GPU "
+            "(NCCL refuses); set sweep.gpus_per_job=1"
+        )
 
     def room() -> int:
-        total = ray.cluster_resources()
-        slots = total.get("CPU", 0) // (cpus * sweep.ranks_per_job)
-        return int(min(slots, total.get("GPU", 0) // (gpus * sweep.ranks_per_job)) if gpus else slots)
+        return ranks_that_fit(ray.nodes(), cpus, gpus) // sweep.ranks_per_job
 
+    if not room():
+        raise InputError(
+            f"there is no room for a job: {_ranks(sweep.ranks_per_job)} of {cpus:g} CPU cores and {gpus:g} GPUs each, "
+            f"the cluster has {resources.cpus:g} cores and {resources.gpus:g} GPUs in all: "
+            "lower sweep.cpus_per_job, gpus_per_job or ranks_per_job"
+        )
     limits = Limits(sweep.job_timeout_s, sweep.retries)
     return JobPool(lambda: start_crew(sweep.ranks_per_job, cpus, gpus), room, limits)
+
+
+def ranks_that_fit(nodes: Sequence[Mapping[str, Any]], cpus: float, gpus: float) -> int:
+    """How many ranks, each whole on one node, the living nodes hold when they do nothing else."""
+    wanted = {name: amount for name, amount in (("CPU", cpus), ("GPU", gpus)) if amount}
+    there = [node["Resources"] for node in nodes if node["Alive"]]
+    # 2 / 0.2 cores are 10 ranks, whatever floats make of it
+    return sum(min(int(node.get(name, 0) / amount + 1e-6) for name, amount in wanted.items()) for node in there)
 
 
 def check_plan(comparison: Comparison) -> None:
@@ -149,6 +190,7 @@ def _run_jobs(
     jobs: Sequence[FinetuneJob],
     comparison: Comparison,
     pool: JobPool[FinetuneJob],
+    scans: TrainingScans,
     watch: Callable[[Path], None],
     say: Callable[[str], None],
 ) -> dict[FinetuneJob, Stage]:
@@ -162,7 +204,7 @@ def _run_jobs(
     missing = [job for job in stages if job not in kept]
     if missing:
         say(f"  {len(missing)} of {len(jobs)} {title} to do; {missing[0].name}: {stages[missing[0]].state()}")
-        _run_missing(missing, SweepBoard(title, jobs, kept), stages, comparison, pool, watch)
+        _run_missing(missing, SweepBoard(title, jobs, kept), stages, comparison, pool, scans, watch)
     else:
         say(f"  all {len(jobs)} {title} kept")
     return stages
@@ -174,25 +216,33 @@ def _run_missing(
     stages: Mapping[FinetuneJob, Stage],
     comparison: Comparison,
     pool: JobPool[FinetuneJob],
+    scans: TrainingScans,
     watch: Callable[[Path], None],
 ) -> None:
-    scans = _Scans(comparison.index)
-    monitor = [scans[subject] for subject in comparison.split.monitor]
-    protocol = ray.put(_protocol(comparison))
+    monitor = [scans.of(subject) for subject in comparison.split.monitor]
+    protocol = _protocol(comparison)
+    if any(not job.is_trial for job in missing):
+        protocol = _shared(protocol, comparison.config.sweep.shared_test_mib)
+    shared_protocol = ray.put(protocol)
 
     def call(crew: Crew, job: FinetuneJob) -> list[ray.ObjectRef]:
         stage = stages[job]
         stage.folder.mkdir(parents=True, exist_ok=True)
         watch(stage.folder / JOURNAL)
-        cases = [scans[subject] for subject in job.subjects]
+        cases = [scans.of(subject) for subject in job.subjects]
         task = Task(job, stage.folder, cases, monitor, _facts(comparison, job, stage))
-        return [actor.run.remote(task, protocol) for actor in crew.actors]
+        return [actor.run.remote(task, shared_protocol) for actor in crew.actors]
 
     failures: dict[FinetuneJob, Failed] = {}
     with board.shown():
         for job, result in pool.run(missing, call, board):
             if isinstance(result, Failed):
                 failures[job] = result
+            elif read_result(stages[job].folder) is None:
+                raise InputError(
+                    f"{job.name} is done, but its result is not in {comparison.out}: the job ran on a node that does "
+                    "not see this folder; give a folder that all nodes share"
+                )
             else:
                 stages[job].finish(result.seconds)
     if failures:
@@ -220,35 +270,19 @@ def _facts(comparison: Comparison, job: FinetuneJob, stage: Stage) -> RunFacts:
     )
 
 
-class _Scans:
-    """person -> a reference to the labelled scans, decoded when they are first asked for.
-
-    By the driver: tasks that decode would wait for the cores that the workers hold, and the workers for them.
-    """
-
-    def __init__(self, index: ShardIndex) -> None:
-        self.index, self._there = index, dict[str, ray.ObjectRef]()
-
-    def __getitem__(self, subject: str) -> ray.ObjectRef:
-        if subject not in self._there:
-            self._there[subject] = ray.put(load_labelled(self.index, [subject]))
-        return self._there[subject]
-
-
 def _protocol(comparison: Comparison) -> Protocol:
-    config, index = comparison.config, comparison.index
-    test_cases = test_cases_of(comparison.archive, index, comparison.split, config.sweep.max_test_cases)
-    elsewhere = {name: labelled_of(archive) for name, archive in comparison.elsewhere.items()}
-    return Protocol.of(config.model, config.finetune, index, config.evaluate.tolerance_mm, test_cases, elsewhere)
+    config = comparison.config
+    fixed = (config.model, config.finetune, comparison.index, config.evaluate.tolerance_mm)
+    return Protocol.of(*fixed, comparison.test, comparison.elsewhere)
 
 
-def labelled_of(archive: Archive) -> list[ArchiveCase]:
-    return [case for case in archive.cases if case.label_path is not None]
-
-
-def _names_of(archive: Archive) -> dict[str, str]:
-    """case -> person."""
-    return {case.case: case.subject for case in labelled_of(archive)}
+def _shared(protocol: Protocol, room_mib: int) -> Protocol:
+    scored = ScoredScans(room_mib * 2**20)
+    return replace(
+        protocol,
+        test_scans=[scored.shared(source) for source in protocol.test_scans],
+        elsewhere={name: [scored.shared(source) for source in there] for name, there in protocol.elsewhere.items()},
+    )
 
 
 def results_of(stages: Mapping[FinetuneJob, Stage]) -> list[JobResult]:
@@ -259,6 +293,10 @@ def results_of(stages: Mapping[FinetuneJob, Stage]) -> list[JobResult]:
         assert result is not None, f"{stage.folder} is marked finished but holds no result"
         results.append(result)
     return results
+
+
+def _ranks(count: int) -> str:
+    return "one rank" if count == 1 else f"{count} ranks"
 
 
 def _times(count: int) -> str:

@@ -5,15 +5,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cluster.comparison import compare_arms
 from cluster.console import say, show_table
 from cluster.demo import EXPERIMENT, LOCK, tracking_uri
+from cluster.elsewhere import read_elsewhere
 from cluster.order import SweepOrder
 from cluster.pipeline import fit_channels, make_setup, make_untrained, pretrain_and_export
 from cluster.pretrain import check_setup, fit_workers
 from cluster.reporting import check_encoder
 from cluster.session import ray_session
-from cluster.sweep import Comparison, check_plan, labelled_of
+from cluster.sweep import Comparison, check_plan
 from cluster.tracked import Tracking, tracked
 from data_shards.archive.identity import read_identity
 from data_shards.archive.layout import Archive, ArchiveCase, read_archive
@@ -23,11 +26,13 @@ from data_shards.formats.index import ShardIndex
 from data_shards.labels import Labels
 from data_shards.splits import Split
 from maetrain.checkpoint.fingerprint import fingerprint
+from maetrain.checkpoint.handover import read_pool
 from maetrain.evaluate.metrics import EMPTY_MASK_RULE
 from maetrain.evaluate.model_folder import load_model
 from maetrain.evaluate.predictions import find_predictions, score_predictions
 from maetrain.evaluate.scores import ScoreRow, write_scores
-from maetrain.evaluate.test_set import score_cases
+from maetrain.evaluate.study import read_study
+from maetrain.evaluate.test_set import score_scans
 from maetrain.finetune.plan import pretrain_pool, split_of
 from maetrain.recipes.config import SCRATCH, UNTRAINED, RunConfig
 from maetrain.report.material import read_material
@@ -87,12 +92,17 @@ def run_pretrain_verb(
 def run_sweep_verb(order: SweepOrder, out: Path, address: str | None, uri: str | None) -> None:
     config = order.config
     index = ShardIndex.load(order.shards)
-    archive = read_archive(order.data, read_identity(config.shards.privacy, os.environ))
+    identity = read_identity(config.shards.privacy, os.environ)
+    archive = read_archive(order.data, identity)
     config = fit_channels(config, index)
     split = _split(config, index)
     with locked(out / LOCK):
         arms = _arms(config, index, split, order.handovers, out)
-        elsewhere = {name: _elsewhere(index, split, name, folder) for name, folder in order.elsewhere.items()}
+        pools = [scan for folder in arms.values() if folder for scan in read_pool(Path(folder))]
+        elsewhere = {
+            name: read_elsewhere(name, folder, index, split, pools, identity)
+            for name, folder in order.elsewhere.items()
+        }
         comparison = Comparison(config, index, archive, split, arms, elsewhere, out)
         check_plan(comparison)
         order.save(out)
@@ -134,22 +144,6 @@ def _arms(
     return arms
 
 
-def _elsewhere(index: ShardIndex, split: Split, name: str, folder: Path) -> Archive:
-    """Labelled cases of another study, none of a person that trains. InputError where they don't fit."""
-    archive = read_archive(folder)
-    if archive.labels != index.labels:
-        raise InputError(
-            f"--elsewhere {name}: its classes are {list(archive.class_names)}, the shards' {list(index.class_names)}: "
-            "give an archive with the same classes, in their order"
-        )
-    cases = labelled_of(archive)
-    if not cases:
-        raise InputError(f"--elsewhere {name}: {folder} has no labelled case")
-    if known := sorted({case.subject for case in cases} & {*split.train, *split.monitor}):
-        raise InputError(f"--elsewhere {name}: person {known[0]} is also in the shards; leave {known[0]} out of it")
-    return archive
-
-
 def run_evaluate_verb(
     model: Path, archive_root: Path, out: Path, subjects: Sequence[str] | None, tolerance_mm: float
 ) -> None:
@@ -160,7 +154,15 @@ def run_evaluate_verb(
             f"{archive_root}: its classes are {list(archive.class_names)}, the model's {list(contract.class_names)}: "
             "scores would compare unlike things; give an archive with the model's classes, in their order"
         )
-    scores = score_cases(network, cases, contract.labels, contract.preprocess, contract.window_DHW, tolerance_mm)
+    network.to("cuda" if torch.cuda.is_available() else "cpu")
+    scans = read_study(cases, len(contract.class_names))
+    if trained := [case.case for case in cases if scans.voxel_sha256[case.case] in contract.trained_on]:
+        say(
+            f"{len(trained)} of these scans trained the model, for one {trained[0]}: "
+            "their scores say nothing about new persons"
+        )
+    sources = scans.sources(contract.labels, contract.preprocess)
+    scores = score_scans(network, sources, contract.labels, contract.window_DHW, tolerance_mm)
     made_by = contract.made_by
     budget, arm, seed = int(made_by.get("budget", 1)), made_by.get("arm", "model"), int(made_by.get("seed", 0))
     _write_table(out, [ScoreRow.of(score, budget, arm, seed) for score in scores], contract.labels)

@@ -46,8 +46,8 @@ def read_case_image(case: ArchiveCase) -> Volume:
         return read_image(case.image_paths, case.scan_name)
     name = ScanName(case.case, is_hashed=True)
     data_XYZ, affine_4x4 = read_series(case.image_paths, case.series_uid, case.case)
-    _check_grid(name, data_XYZ[..., None], affine_4x4)
-    _check_image(name, data_XYZ[..., None])
+    check_grid(name, data_XYZ[..., None], affine_4x4)
+    check_image(name, data_XYZ[..., None])
     return Volume(data_XYZ[None], affine_4x4, Path(case.case))
 
 
@@ -69,7 +69,7 @@ def read_image(paths: Sequence[Path], name: ScanName | None = None) -> Volume:
     for path in map(Path, paths):
         file_name = name or ScanName(str(path))
         data_XYZC, affine = _read_file(path, file_name, np.float32)
-        _check_image(file_name, data_XYZC)
+        check_image(file_name, data_XYZC)
         if channels and data_XYZC.shape[:3] != channels[0].shape:
             raise VolumeError(
                 f"{file_name}: shape {data_XYZC.shape[:3]} differs from the first channel's {channels[0].shape}: "
@@ -136,11 +136,12 @@ def _read_file(path: Path, name: ScanName, dtype: type | None) -> tuple[np.ndarr
     while data.ndim > 4 and data.shape[-1] == 1:
         data = data[..., 0]
     data = data[..., None] if data.ndim == 3 else data
-    _check_grid(name, data, affine_4x4)
+    check_grid(name, data, affine_4x4)
     return data, affine_4x4
 
 
-def _check_grid(name: ScanName, data: np.ndarray, affine_4x4: np.ndarray) -> None:
+def check_grid(name: ScanName, data: np.ndarray, affine_4x4: np.ndarray) -> None:
+    """VolumeError unless `data` (X, Y, Z, C) is a volume whose voxels `affine_4x4` gives a place and a size in mm."""
     if data.ndim != 4 or min(data.shape[:3]) < 2 or data.shape[3] < 1:
         shape = data.shape[:-1] if data.ndim == 4 else data.shape
         raise VolumeError(f"{name}: shape {shape} is not a 3-D volume (2-D images can't be used): remove it")
@@ -151,7 +152,8 @@ def _check_grid(name: ScanName, data: np.ndarray, affine_4x4: np.ndarray) -> Non
         raise VolumeError(f"{name}: its affine is not invertible, so the voxel size is unknown: repair the header")
 
 
-def _check_image(name: ScanName, data: np.ndarray) -> None:
+def check_image(name: ScanName, data: np.ndarray) -> None:
+    """VolumeError unless every voxel of `data` (X, Y, Z, C) is finite and every channel has some contrast."""
     for channel in np.moveaxis(data, -1, 0):
         low, high = channel.min(), channel.max()
         if not np.isfinite(low) or not np.isfinite(high):  # NaN makes both NaN

@@ -22,13 +22,17 @@ from data_shards.order.streams import stream
 
 @dataclass(frozen=True)
 class LabelledCase:
-    """A whole preprocessed scan: float32 image (C, D, H, W), uint8 label (D, H, W), spacing in D, H, W order."""
+    """A whole preprocessed scan: float32 image (C, D, H, W), uint8 label (D, H, W), spacing in D, H, W order.
+
+    `voxel_sha256`: hash of the scan it was made from.
+    """
 
     case: str
     subject: str
     image_CDHW: np.ndarray
     label_DHW: np.ndarray
     spacing_mm: tuple[float, float, float]
+    voxel_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -39,18 +43,35 @@ class LabelledBatch:
     label_BDHW: Tensor
 
 
+class LabelledScans:
+    """The labelled scans of an index, person by person; the index is gone through once."""
+
+    def __init__(self, index: ShardIndex) -> None:
+        self.index, self._reader = index, open_reader(index)
+        self._places: dict[str, list[int]] = {}
+        columns = (index.volumes.column(name).to_pylist() for name in ("subject", "has_label"))
+        for place, (subject, has_label) in enumerate(zip(*columns, strict=True)):
+            if has_label:
+                self._places.setdefault(subject, []).append(place)
+
+    def of(self, subject: str) -> list[LabelledCase]:
+        """All labelled scans of a person, in the index's order. InputError for a person who has none."""
+        if subject not in self._places:
+            raise InputError(
+                f"person {subject} has no labelled scan in {self.index.name}: choose others or build again"
+            )
+        return [self._read(place) for place in self._places[subject]]
+
+    def _read(self, place: int) -> LabelledCase:
+        volume, read = self.index.volumes[place], self._reader.read
+        image_CDHW, label_DHW = read(place, "image"), read(place, "label")
+        return LabelledCase(volume.case, volume.subject, image_CDHW, label_DHW, volume.spacing_mm, volume.voxel_sha256)
+
+
 def load_labelled(index: ShardIndex, subjects: Sequence[str]) -> list[LabelledCase]:
-    """All labelled scans of `subjects`, in the index's order. InputError for a person who has none."""
-    wanted = set(subjects)
-    absent = wanted - {volume.subject for volume in index.volumes if volume.has_label}
-    if absent:
-        raise InputError(f"person {min(absent)} has no labelled scan in {index.name}: choose others or build again")
-    reader = open_reader(index)
-    return [
-        LabelledCase(v.case, v.subject, reader.read(i, "image"), reader.read(i, "label"), v.spacing_mm)
-        for i, v in enumerate(index.volumes)
-        if v.has_label and v.subject in wanted
-    ]
+    """All labelled scans of `subjects`, in that order. InputError for a person who has none."""
+    scans = LabelledScans(index)
+    return [case for subject in subjects for case in scans.of(subject)]
 
 
 def labelled_batches(

@@ -35,6 +35,9 @@ class ModelContract(BaseModel):
     channel_names: tuple[str, ...]
     window_DHW: Triple = Field(description="sliding window of inference, voxels along D, H, W")
     preprocess: PreprocessConfig
+    trained_on: tuple[str, ...] = Field(
+        (), description="hashes of the voxels of the labelled scans it learnt from or was chosen by"
+    )
     made_by: dict[str, str] = Field(default_factory=dict, description="budget, arm, seed and the like")
     weights_sha256: str = ""
 

@@ -54,7 +54,7 @@ def segment(
     meaning: LabelMeaning = PLAIN,
 ) -> np.ndarray:
     """(X, Y, Z) uint8 labels in the grid of `image`."""
-    return _labels_XYZ(network, _prepare_for(network, image, preprocess), window_DHW, how, meaning)
+    return labels_of(network, _prepare_for(network, image, preprocess), window_DHW, how, meaning)
 
 
 def predict_file(
@@ -72,7 +72,7 @@ def predict_file(
     image = read_image(image_paths)
     affine_4x4, prepared = image.affine_4x4, _prepare_for(network, image, preprocess)
     del image  # a CT of 512 x 512 x 600 is 0.6 GB
-    labels_XYZ = _labels_XYZ(network, prepared, window_DHW, how, meaning)
+    labels_XYZ = labels_of(network, prepared, window_DHW, how, meaning)
     _write(labels_XYZ, affine_4x4, image_paths[0], out, note)
 
 
@@ -91,6 +91,11 @@ def _prepare_for(network: NNFormer, image: Volume, preprocess: PreprocessConfig)
             f"{image.path}: {image.data.shape[0]} channels, but the model was trained on {channels}; "
             "give one file per channel in the order of its channel_names"
         )
+    return prepared_for_prediction(image, preprocess)
+
+
+def prepared_for_prediction(image: Volume, preprocess: PreprocessConfig) -> Prepared:
+    """As `prepare`. InputError where nothing says which kind of scan the image is."""
     if preprocess.intensity == "auto":
         raise InputError(
             "the model learnt from CT and other scans together (shards.preprocess.intensity = auto), and an image file "
@@ -99,11 +104,12 @@ def _prepare_for(network: NNFormer, image: Volume, preprocess: PreprocessConfig)
     return prepare(image, preprocess)
 
 
-def _labels_XYZ(
-    network: NNFormer, prepared: Prepared, window_DHW: Triple, how: Sliding, meaning: LabelMeaning
+def labels_of(
+    network: NNFormer, prepared: Prepared, window_DHW: Triple, how: Sliding = USUAL, meaning: LabelMeaning = PLAIN
 ) -> np.ndarray:
+    """(X, Y, Z) uint8 labels in the grid of the image that was prepared."""
     restorer = Restorer(prepared.record, meaning.winners)
-    volume_CDHW = torch.from_numpy(prepared.volume_CDHW)
+    volume_CDHW = torch.from_numpy(np.require(prepared.volume_CDHW, requirements="W"))  # shared memory can't be written
     for prob_KdHW in probability_slabs(network, volume_CDHW, window_DHW, how, bool(meaning.regions)):
         restorer.add(prob_KdHW.numpy())
     return restorer.labels_XYZ()

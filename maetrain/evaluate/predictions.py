@@ -49,7 +49,7 @@ def find_predictions(folder: Path, cases: Sequence[ArchiveCase]) -> dict[str, Pa
 def score_predictions(
     files: Mapping[str, Path], cases: Sequence[ArchiveCase], labels: Labels, tolerance_mm: float
 ) -> list[CaseScore]:
-    """One row per case and foreground class, as `test_set.score_cases` gives for a network. `files`: case -> file."""
+    """One row per case and foreground class, as `test_set.score_scans` gives for a network. `files`: case -> file."""
     scores: list[CaseScore] = []
     for case in cases:
         image = read_case_image(case)

@@ -6,7 +6,6 @@ All its results lie in one folder; `result.json` is written last, so a job is fi
     model-best/ or model-last/ (with validation cases: the weights that were not scored)
 """
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,17 +15,18 @@ import numpy as np
 import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict, Field
 
-from data_shards.archive.layout import ArchiveCase
 from data_shards.formats.files import write_text
 from data_shards.formats.index import ShardIndex
 from data_shards.labels import Labels
 from data_shards.loading.labelled import LabelledCase
 from data_shards.preprocess import PreprocessConfig
+from maetrain.checkpoint.commit import read_model
 from maetrain.evaluate.metrics import CaseScore
 from maetrain.evaluate.model_folder import ModelContract, save_model
 from maetrain.evaluate.pictures import overlay
 from maetrain.evaluate.scores import ScoreRow, write_scores
-from maetrain.evaluate.test_set import score_cases
+from maetrain.evaluate.study import Study
+from maetrain.evaluate.test_set import LabelledScan, ScanSource, score_scans
 from maetrain.finetune.config import FinetuneConfig, FinetuneJob
 from maetrain.finetune.train import Finetuned, finetune
 from maetrain.finetune.validation import hold_out
@@ -43,7 +43,7 @@ RESULT, TRANSFER = "result.json", "transfer.json"
 class Protocol:
     """What all jobs of a comparison share: equal for every arm, or the comparison would be none.
 
-    `elsewhere`: name -> labelled cases of another study, which are scored like the test cases.
+    `elsewhere`: name -> labelled scans of another study, which are scored like the test scans.
     """
 
     model: NNFormerConfig
@@ -52,9 +52,8 @@ class Protocol:
     channel_names: tuple[str, ...]
     preprocess: PreprocessConfig
     tolerance_mm: float
-    test_cases: Sequence[ArchiveCase]
-    voxel_sha256: Mapping[str, str]
-    elsewhere: Mapping[str, Sequence[ArchiveCase]]
+    test_scans: Sequence[ScanSource]
+    elsewhere: Mapping[str, Sequence[ScanSource]]
 
     @classmethod
     def of(
@@ -63,11 +62,11 @@ class Protocol:
         finetune: FinetuneConfig,
         index: ShardIndex,
         tolerance_mm: float,
-        test_cases: Sequence[ArchiveCase],
-        elsewhere: Mapping[str, Sequence[ArchiveCase]] | None = None,
+        test: Study,
+        elsewhere: Mapping[str, Study] | None = None,
     ) -> "Protocol":
-        """On the data of `index`; a test case that is not the scan the shards were built from will be refused."""
-        tested = {case.case for case in test_cases}
+        """On the data of `index`."""
+        data = (index.labels, index.preprocess)
         return cls(
             model=model,
             finetune=finetune,
@@ -75,9 +74,8 @@ class Protocol:
             channel_names=index.channel_names,
             preprocess=index.preprocess,
             tolerance_mm=tolerance_mm,
-            test_cases=test_cases,
-            voxel_sha256={volume.case: volume.voxel_sha256 for volume in index.volumes if volume.case in tested},
-            elsewhere=elsewhere or {},
+            test_scans=test.sources(*data),
+            elsewhere={name: study.sources(*data) for name, study in (elsewhere or {}).items()},
         )
 
 
@@ -105,9 +103,12 @@ class JobResult(BaseModel):
 
 
 def read_result(folder: Path) -> JobResult | None:
-    """None while the job is not finished."""
+    """None while the job is not finished, or where another version of this program wrote its result."""
     path = folder / RESULT
-    return JobResult.model_validate(json.loads(path.read_text())) if path.is_file() else None
+    try:
+        return read_model(path, JobResult) if path.is_file() else None
+    except ValueError:
+        return None
 
 
 def run_job(
@@ -137,7 +138,7 @@ def run_job(
         thinned(tracker.metrics, config.steps),
         validation_cases,
     )
-    kept_step = _keep(trained, job, protocol, folder, who)
+    kept_step = _keep(trained, job, protocol, cases, folder, who)
     if trained.handover and who.is_first:
         write_text(folder / TRANSFER, trained.handover.to_json())
         tracker.file(folder / TRANSFER)
@@ -163,7 +164,14 @@ def run_job(
     return result
 
 
-def _keep(trained: Finetuned, job: FinetuneJob, protocol: Protocol, folder: Path, who: RankInfo) -> int:
+def _keep(
+    trained: Finetuned,
+    job: FinetuneJob,
+    protocol: Protocol,
+    cases: Sequence[LabelledCase],
+    folder: Path,
+    who: RankInfo,
+) -> int:
     """Leaves in the network the weights that shall be scored, on the disk those and the others; returns their step."""
     contract = ModelContract(
         architecture=protocol.model,
@@ -172,6 +180,7 @@ def _keep(trained: Finetuned, job: FinetuneJob, protocol: Protocol, folder: Path
         channel_names=protocol.channel_names,
         window_DHW=protocol.finetune.window_DHW,
         preprocess=protocol.preprocess,
+        trained_on=tuple(sorted(case.voxel_sha256 for case in cases)),
         made_by={"budget": str(job.budget), "arm": job.arm, "seed": str(job.seed)},
     )
 
@@ -199,13 +208,15 @@ def _score(
     """Scores of the test cases, and of those from elsewhere, in files of their own; returns the mean test Dice."""
     picture = folder / "overlay.png"
 
-    def draw_first(case: ArchiveCase, image: np.ndarray, label: np.ndarray, predicted: np.ndarray) -> None:
-        if case is protocol.test_cases[0]:
-            overlay(picture, image[0], label, predicted, list(protocol.labels.class_names))
+    def draw_first(scan: LabelledScan, predicted_XYZ: np.ndarray) -> None:
+        if not picture.exists():
+            overlay(picture, scan.image_CXYZ[0], scan.label_XYZ, predicted_XYZ, list(protocol.labels.class_names))
 
-    rows = _rows(network, job, protocol, protocol.test_cases, who, protocol.voxel_sha256, draw_first)
+    if who.is_first:
+        picture.unlink(missing_ok=True)
+    rows = _rows(network, job, protocol, protocol.test_scans, who, draw_first)
     means = class_means(rows)
-    others = {name: _rows(network, job, protocol, cases, who) for name, cases in protocol.elsewhere.items()}
+    others = {name: _rows(network, job, protocol, scans, who) for name, scans in protocol.elsewhere.items()}
     if who.is_first:
         write_scores(folder / "scores.csv", rows)
         for name, found in others.items():
@@ -221,21 +232,18 @@ def _rows(
     network: NNFormer,
     job: FinetuneJob,
     protocol: Protocol,
-    cases: Sequence[ArchiveCase],
+    scans: Sequence[ScanSource],
     who: RankInfo,
-    voxel_sha256: Mapping[str, str] | None = None,
-    on_case: Callable[[ArchiveCase, np.ndarray, np.ndarray, np.ndarray], None] = lambda *_: None,
+    on_scan: Callable[[LabelledScan, np.ndarray], None] = lambda *_: None,
 ) -> list[ScoreRow]:
-    """The ranks share the cases; every rank gets all rows."""
-    scores: list[CaseScore] = score_cases(
+    """The ranks share the scans; every rank gets all rows."""
+    scores: list[CaseScore] = score_scans(
         network,
-        cases[who.rank :: who.world_size],
+        scans[who.rank :: who.world_size],
         protocol.labels,
-        protocol.preprocess,
         protocol.finetune.window_DHW,
         protocol.tolerance_mm,
-        voxel_sha256,
-        on_case,
+        on_scan,
     )
     if who.world_size > 1:
         parts: list[list[CaseScore]] = [[] for _ in range(who.world_size)]

@@ -4,10 +4,11 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from data_shards.archive.layout import Archive, ArchiveCase
+from data_shards.archive.layout import Archive
 from data_shards.errors import InputError
 from data_shards.formats.index import ShardIndex
 from data_shards.splits import Split, budget_order, budget_subjects, classes_by_subject, make_split
+from maetrain.evaluate.study import Study
 from maetrain.finetune.config import FinetuneJob
 
 
@@ -32,17 +33,19 @@ def plan_jobs(
     seeds: Sequence[int],
     handovers: Mapping[str, str | None],
     learning_rates: Mapping[str, float] | None = None,
+    fewest: int = 0,
 ) -> list[FinetuneJob]:
     """One job per (budget, arm, seed); `handovers`: arm -> folder of its encoder, None = random weights.
     `learning_rates`: arm -> peak, where trials have found one.
 
     For each seed the persons are put in one order whose first k are budget k, so budgets are nested and arms are
-    paired. InputError where a budget is larger than the persons there are, or a class is missing in the smallest.
+    paired. Its first `fewest` hold every class: as many as the smallest budget (0), or fewer where some validate.
+    InputError where a budget is larger than the persons there are, or no order has every class so early.
     """
     labelled = classes_by_subject(index)
     jobs = []
     for seed in seeds:
-        order = budget_order(split.train, labelled, min(budgets), seed)
+        order = budget_order(split.train, labelled, fewest or min(budgets), seed)
         for budget in budgets:
             subjects = budget_subjects(order, budget)
             for arm, handover in handovers.items():
@@ -59,16 +62,16 @@ def plan_trials(
     handovers: Mapping[str, str | None],
     learning_rates: Sequence[float],
     trial_budgets: Sequence[int] = (),
+    fewest: int = 0,
 ) -> list[FinetuneJob]:
     """One trial per (trial budget, arm, seed, learning rate), on the persons that the jobs of that budget get.
 
-    Without `trial_budgets` it is the smallest budget from 4 persons on, else the largest. InputError where a trial
-    budget is none of `budgets`, or too small to hold anybody out.
+    InputError where a trial budget is none of `budgets`, or too small to hold anybody out.
     """
-    chosen = tuple(trial_budgets) or (min((b for b in budgets if b >= 4), default=max(budgets)),)
+    chosen = budgets_of_trials(budgets, trial_budgets)
     if unknown := sorted({*chosen} - {*budgets}):
         raise InputError(f"sweep.trial_budgets: {unknown[0]} is not among sweep.budgets {list(budgets)}")
-    jobs = [job for job in plan_jobs(index, split, budgets, seeds, handovers) if job.budget in chosen]
+    jobs = [job for job in plan_jobs(index, split, budgets, seeds, handovers, None, fewest) if job.budget in chosen]
     scans = Counter(volume.subject for volume in index.volumes if volume.has_label)
     for job in jobs:
         if sum(scans[subject] for subject in job.subjects) < 2:
@@ -77,6 +80,11 @@ def plan_trials(
                 "set sweep.trial_budgets to a larger one, or sweep.learning_rates=[]"
             )
     return [job.model_copy(update={"learning_rate": rate, "is_trial": True}) for job in jobs for rate in learning_rates]
+
+
+def budgets_of_trials(budgets: Sequence[int], trial_budgets: Sequence[int]) -> tuple[int, ...]:
+    """`trial_budgets`, or else the smallest budget from 4 persons on, or the largest."""
+    return tuple(trial_budgets) or (min((b for b in budgets if b >= 4), default=max(budgets)),)
 
 
 def best_rates(trials: Sequence[tuple[FinetuneJob, float]]) -> dict[str, float]:
@@ -94,16 +102,16 @@ def best_rates(trials: Sequence[tuple[FinetuneJob, float]]) -> dict[str, float]:
     }
 
 
-def test_cases_of(archive: Archive, index: ShardIndex, split: Split, at_most: int = 0) -> list[ArchiveCase]:
+def test_study(archive: Archive, index: ShardIndex, split: Split, at_most: int = 0) -> Study:
     """The archive's cases of the test persons that are in the index. InputError where the two don't belong together."""
     test = set(split.test)
-    indexed = {v.case for v in index.volumes if v.subject in test and v.has_label}
+    indexed = {v.case: v.voxel_sha256 for v in index.volumes if v.subject in test and v.has_label}
     if archive.labels != index.labels:
         raise InputError(f"{archive.root}: its classes are not those of {index.root}; give the archive of these shards")
     cases = [case for case in archive.cases if case.case in indexed]
     if len(cases) != len(indexed):
-        missing = sorted(indexed - {case.case for case in cases})
+        missing = sorted({*indexed} - {case.case for case in cases})
         raise InputError(
             f"{archive.root}: test case {missing[0]} of {index.root} is not there; give the shards' archive"
         )
-    return cases[:at_most] if at_most else cases
+    return Study(cases[:at_most] if at_most else cases, indexed)

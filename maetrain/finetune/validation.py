@@ -18,12 +18,17 @@ def hold_out(
     if not share:
         return list(cases), []
     if len(subjects) > 1:
-        held_out = set(subjects[-_count(len(subjects), share) :])
+        held_out = set(subjects[num_training(len(subjects), share) :])
         return [c for c in cases if c.subject not in held_out], [c for c in cases if c.subject in held_out]
     if len(cases) > 1:
         cut = len(cases) - _count(len(cases), share)
         return list(cases[:cut]), list(cases[cut:])
     return list(cases), []
+
+
+def num_training(budget: int, share: float) -> int:
+    """Persons of a budget that some scans are left to train on."""
+    return budget - _count(budget, share) if share and budget > 1 else budget
 
 
 def _count(of: int, share: float) -> int:

@@ -285,7 +285,7 @@ def test_an_archive_from_elsewhere_must_be_of_the_same_classes_and_of_others(
 ) -> None:
     words = ("sweep", "demo", "sweep.arms=[scratch]", "--shards", index.root, "--data", small_archive, "--out", "sweep")
     outcome = run(*words, "--elsewhere", f"there={small_archive}")
-    mistake(outcome, "--elsewhere there: person", "is also in the shards")
+    mistake(outcome, "--elsewhere there: person", "is among those that train or pretrain")
     one_labelled_scan(tmp_path / "liver", 1, ["background", "liver"])
     mistake(run(*words, "--elsewhere", f"there={tmp_path / 'liver'}"), "its classes are ['background', 'liver']")
 

@@ -40,6 +40,8 @@ def test_folders_are_named_and_one_may_go_without(tmp_path: Path) -> None:
         (["x=a", "x=a"], "two folders for x"),
         (["=a"], "write NAME=FOLDER"),
         (["a"], "write NAME=FOLDER"),
+        (["../x=a"], "'../x' is no name"),
+        (["a+b (c)=a"], "is no name; use small letters"),
         (["x=gone"], "gone is not a folder"),
     ],
 )

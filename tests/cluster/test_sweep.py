@@ -4,25 +4,27 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cluster.reporting import check_encoder, check_overlap, overlap
-from cluster.sweep import Comparison, job_stage
-from data_shards.archive.layout import Archive, read_archive
+from cluster.sweep import Comparison, job_stage, ranks_that_fit
+from data_shards.archive.layout import read_archive
 from data_shards.build import BuildConfig, build
 from data_shards.errors import InputError
 from data_shards.formats.index import ShardIndex
 from data_shards.splits import Split
 from maetrain.checkpoint.handover import POOL, PoolScan
+from maetrain.evaluate.study import Study, read_study
 from maetrain.finetune.config import FinetuneJob
-from maetrain.finetune.plan import pretrain_pool, split_of, test_cases_of
+from maetrain.finetune.plan import pretrain_pool, split_of, test_study
 from maetrain.recipes.load import load_recipe
 
 from ..maetrain.small import SMALL, hand_over
 
 JOB = FinetuneJob(budget=1, arm="scratch", seed=0, subjects=("person_000",))
-test_cases_of.__test__ = False  # type: ignore[attr-defined]
+test_study.__test__ = False  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,7 @@ def key_of(small_archive: Path, tmp_path: Path, index: ShardIndex, split: Split)
     """The key of a job's stage under other settings."""
     archive = read_archive(small_archive)
 
-    def key(*overrides: str, job: FinetuneJob = JOB, elsewhere: dict[str, Archive] | None = None) -> str:
+    def key(*overrides: str, job: FinetuneJob = JOB, elsewhere: dict[str, Study] | None = None) -> str:
         config = load_recipe("demo", overrides)
         arms = {job.arm: job.handover}
         comparison = Comparison(config, index, archive, split, arms, elsewhere or {}, tmp_path)
@@ -56,7 +58,8 @@ def key_of(small_archive: Path, tmp_path: Path, index: ShardIndex, split: Split)
         "finetune.augment.noise_std=0.7",
         "model.drop_path=0.1",
         "evaluate.tolerance_mm=2",
-        "sweep.max_test_cases=3",
+        "sweep.max_test_cases=1",
+        "sweep.ranks_per_job=2",
     ],
 )
 def test_what_shapes_a_jobs_scores_makes_it_another_job(key_of: Callable[..., str], override: str) -> None:
@@ -64,9 +67,9 @@ def test_what_shapes_a_jobs_scores_makes_it_another_job(key_of: Callable[..., st
 
 
 def test_other_cases_from_elsewhere_make_it_another_job(key_of: Callable[..., str], small_archive: Path) -> None:
-    archive = read_archive(small_archive)
-    fewer = replace(archive, cases=archive.cases[1:])
-    assert len({key_of(), key_of(elsewhere={"there": archive}), key_of(elsewhere={"there": fewer})}) == 3
+    study = read_study(read_archive(small_archive).cases, 3)
+    fewer = replace(study, cases=study.cases[1:])
+    assert len({key_of(), key_of(elsewhere={"there": study}), key_of(elsewhere={"there": fewer})}) == 3
 
 
 @pytest.mark.parametrize(
@@ -85,6 +88,44 @@ def test_other_cases_from_elsewhere_make_it_another_job(key_of: Callable[..., st
 )
 def test_what_does_not_leaves_it_the_same_job(key_of: Callable[..., str], override: str) -> None:
     assert key_of() == key_of(override)
+
+
+def node(alive: bool = True, **resources: float) -> dict[str, Any]:
+    return {"Alive": alive, "Resources": resources}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "cpus", "gpus", "expected"),
+    [
+        ([node(CPU=2)], 1, 0, 2),
+        ([node(CPU=2)], 0.2, 0, 10),  # 2 // 0.2 is 9
+        ([node(CPU=3), node(CPU=3)], 2, 0, 2),  # not 6 // 2
+        ([node(CPU=3), node(alive=False, CPU=64)], 1, 0, 3),
+        ([node(CPU=8, GPU=1), node(CPU=8)], 1, 0.5, 2),
+        ([node(CPU=1, GPU=4)], 1, 0.5, 1),
+        ([node(CPU=4)], 1, 1, 0),
+        ([node()], 1, 0, 0),
+    ],
+)
+def test_ranks_are_counted_node_by_node(nodes: list[dict], cpus: float, gpus: float, expected: int) -> None:
+    assert ranks_that_fit(nodes, cpus, gpus) == expected
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fewest"),
+    [
+        ((), 1),
+        (("sweep.budgets=[2,4]",), 2),
+        (("sweep.budgets=[2,4]", "finetune.validation_share=0.25"), 1),
+        (("sweep.budgets=[4]", "sweep.learning_rates=[1e-3]"), 3),
+        (("sweep.budgets=[4]", "sweep.learning_rates=[1e-3]", "sweep.trial_share=0.5"), 2),
+    ],
+)
+def test_the_smallest_training_part_is_that_of_jobs_and_trials(
+    small_archive: Path, index: ShardIndex, split: Split, tmp_path: Path, overrides: tuple[str, ...], fewest: int
+) -> None:
+    config, archive = load_recipe("demo", overrides), read_archive(small_archive)
+    assert Comparison(config, index, archive, split, {"scratch": None}, {}, tmp_path).fewest == fewest
 
 
 def test_the_rate_that_counts_is_the_one_it_trains_with(key_of: Callable[..., str]) -> None:
@@ -109,10 +150,10 @@ def test_a_handover_counts_by_its_weights_and_not_by_its_folder(key_of: Callable
 
 
 def test_test_cases_are_all_scans_of_the_test_persons(small_archive: Path, index: ShardIndex, split: Split) -> None:
-    cases = test_cases_of(read_archive(small_archive), index, split)
+    cases = test_study(read_archive(small_archive), index, split).cases
     assert {case.subject for case in cases} == set(split.test)
     assert len(cases) == sum(volume.subject in split.test for volume in index.volumes)
-    assert test_cases_of(read_archive(small_archive), index, split, at_most=1) == cases[:1]
+    assert test_study(read_archive(small_archive), index, split, at_most=1).cases == cases[:1]
 
 
 def test_an_archive_that_is_not_the_shards_own_is_refused(small_archive: Path, index: ShardIndex, split: Split) -> None:
@@ -120,14 +161,14 @@ def test_an_archive_that_is_not_the_shards_own_is_refused(small_archive: Path, i
     gone = next(case for case in archive.cases if case.subject in split.test)
     object.__setattr__(archive, "cases", tuple(case for case in archive.cases if case is not gone))
     with pytest.raises(InputError, match=f"test case {gone.case} .* give the shards' archive"):
-        test_cases_of(archive, index, split)
+        test_study(archive, index, split)
 
 
 def test_an_archive_with_other_classes_is_refused(small_archive: Path, index: ShardIndex, split: Split) -> None:
     archive = read_archive(small_archive)
     object.__setattr__(archive, "class_names", archive.class_names[:1] + archive.class_names[:0:-1])
     with pytest.raises(InputError, match="its classes are not those"):
-        test_cases_of(archive, index, split)
+        test_study(archive, index, split)
 
 
 def scans_of(index: ShardIndex, subjects: tuple[str, ...]) -> list[PoolScan]:

@@ -33,8 +33,8 @@ def read(num_steps: int, share: float = 0.5, augment: AugmentConfig = OFF, **set
 def test_labelled_scans_are_loaded_by_person(tmp_path):
     index = build_places(tmp_path, [(8, 9, 10), (7, 12, 6), (10, 6, 9)])
     cases = load_labelled(index, ["case_2", "case_0"])
-    assert [(case.case, case.subject) for case in cases] == [("case_0", "case_0"), ("case_2", "case_2")]
-    assert cases[1].image_CDHW.shape == (1, 9, 6, 10) and cases[1].label_DHW.shape == (9, 6, 10)
+    assert [(case.case, case.subject) for case in cases] == [("case_2", "case_2"), ("case_0", "case_0")]
+    assert cases[0].image_CDHW.shape == (1, 9, 6, 10) and cases[0].label_DHW.shape == (9, 6, 10)
     with pytest.raises(InputError, match="person nobody has no labelled scan"):
         load_labelled(index, ["case_0", "nobody"])
 

@@ -11,6 +11,7 @@ from data_shards.formats.index import ShardIndex
 from data_shards.loading.labelled import load_labelled
 from maetrain.evaluate.model_folder import load_model
 from maetrain.evaluate.scores import ScoreRow, read_scores
+from maetrain.evaluate.study import read_study
 from maetrain.finetune import job as job_module
 from maetrain.finetune.config import FinetuneConfig, FinetuneJob
 from maetrain.finetune.job import RESULT, TRANSFER, JobResult, Protocol, class_means, read_result, run_job
@@ -41,8 +42,8 @@ class Notes(NullTracker):
 
 def run(index: ShardIndex, archive: Path, folder: Path, tracker: NullTracker, job: FinetuneJob = JOB) -> JobResult:
     cases = load_labelled(index, job.subjects)
-    test_cases = [case for case in read_archive(archive).cases if case.subject == "person_005"]
-    protocol = Protocol.of(SMALL, CONFIG, index, 1.0, test_cases)
+    test = read_study([case for case in read_archive(archive).cases if case.subject == "person_005"], 3)
+    protocol = Protocol.of(SMALL, CONFIG, index, 1.0, test)
     return run_job(job, protocol, cases, cases[:1], folder, tracker, alone())
 
 
@@ -58,6 +59,8 @@ def test_a_job_leaves_model_scores_picture_and_result(
     assert result.test_dice == pytest.approx(np.mean([r.dice for r in rows]))
     assert read_result(tmp_path) == result and result.job == JOB
     network, contract = load_model(tmp_path / "model")
+    trained = {v.voxel_sha256 for v in small_index.volumes if v.subject in JOB.subjects}
+    assert set(contract.trained_on) == trained
     assert network.num_classes == 3 and contract.made_by == {"budget": "2", "arm": "scratch", "seed": "0"}
     assert set(notes.files) == {"overlay.png", "scores.csv"}
     assert notes.seen["test_dice"] == pytest.approx(result.test_dice)
@@ -74,6 +77,12 @@ def test_a_job_from_a_handover_leaves_every_tensors_fate(
     assert {*fates["matched"], *fates["new"]} == own and fates["unused"] == []
     assert set(fates["matched"]) == {name for name in own if name.startswith("encoder.")}
     assert TRANSFER in notes.files
+
+
+@pytest.mark.parametrize("left", ['{"job": 1}', "not JSON", "null"])
+def test_a_result_of_another_version_is_none(tmp_path: Path, left: str) -> None:
+    (tmp_path / RESULT).write_text(left)
+    assert read_result(tmp_path) is None
 
 
 def test_a_job_that_breaks_off_while_scoring_is_not_finished(

@@ -116,6 +116,21 @@ def test_the_rates_that_were_found_are_the_jobs_own(small_index: ShardIndex) -> 
     assert {job.arm: job.peak(config) for job in jobs} == {"mae": 1e-4, "scratch": 3e-3}
 
 
+def test_every_class_is_among_those_that_are_left_to_train_on(small_index: ShardIndex) -> None:
+    """Persons have one class each but for two: of two persons one validates, so the first one must have both."""
+    split = split_of(small_index, 0.25, 2, 0)
+    whole = set(split.train[:2])
+    volumes = tuple(
+        v if v.subject in whole or v.subject not in split.train else replace(v, label_classes=(0, 1))
+        for v in small_index.volumes
+    )
+    index = replace(small_index, volumes=volumes)
+    firsts = [
+        {job.subjects[0] for job in plan_jobs(index, split, (2, 4), range(20), ARMS, None, fewest)} for fewest in (1, 0)
+    ]
+    assert firsts[0] <= whole and not firsts[1] <= whole
+
+
 @pytest.mark.parametrize("settings", [{"keep": "best"}, {"patience": 2}])
 def test_a_choice_without_validation_cases_is_refused(settings: dict) -> None:
     with pytest.raises(ValidationError, match="set validation_share"):

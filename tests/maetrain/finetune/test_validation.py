@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data_shards.loading.labelled import LabelledCase
-from maetrain.finetune.validation import hold_out
+from maetrain.finetune.validation import hold_out, num_training
 
 
 def case(name: str, subject: str) -> LabelledCase:
@@ -31,6 +31,13 @@ def test_persons_are_held_out_whole(persons: str, share: float, held_out: set[st
     assert {c.subject for c in validation} == held_out
     assert {c.subject for c in training} == set(persons) - held_out
     assert len(training) + len(validation) == len(cases)
+
+
+@pytest.mark.parametrize(
+    ("budget", "share", "left"), [(4, 0.25, 3), (4, 0.0, 4), (2, 0.1, 1), (1, 0.5, 1), (8, 0.5, 4)]
+)
+def test_persons_that_train_are_counted_beforehand(budget: int, share: float, left: int) -> None:
+    assert num_training(budget, share) == left
 
 
 def test_a_single_person_gives_a_scan_and_a_single_scan_nothing() -> None:

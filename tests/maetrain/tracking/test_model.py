@@ -141,6 +141,10 @@ def test_a_volume_of_another_shape_is_refused_in_one_line(tmp_path: Path) -> Non
         served.predict({"image": image_CXYZ()[0], "affine": AFFINE_4X4})
     with pytest.raises(InputError, match=r"affine \(16,\)"):
         served.predict({"image": image_CXYZ(), "affine": AFFINE_4X4.ravel()})
+    with pytest.raises(InputError, match="NaN or infinite"):
+        served.predict({"image": np.where(image_CXYZ() > 0, np.nan, 0), "affine": AFFINE_4X4})
+    with pytest.raises(InputError, match="affine is not invertible"):
+        served.predict({"image": image_CXYZ(), "affine": np.diag([1.0, 0.0, 1.0, 1.0])})
 
 
 def test_a_model_is_logged_once_with_its_makers_as_tags(
