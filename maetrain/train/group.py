@@ -10,6 +10,8 @@ import psutil
 import torch
 import torch.distributed as dist
 
+from maetrain.train.meeting import store_of_this_start
+
 T = TypeVar("T")
 
 
@@ -51,7 +53,12 @@ def joined_group() -> Iterator[RankInfo]:
         yield _who(device)
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
-    if "RANK" in os.environ:
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        launchers = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+        store = store_of_this_start(launchers, rank, world_size)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
+    elif "RANK" in os.environ:
         dist.init_process_group(backend)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)

@@ -40,7 +40,12 @@ class Run:
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Nothing is left: torchrun's workers lead groups of their own, which outlive a test that failed."""
+        below = psutil.Process(self.process.pid).children(recursive=True) if self.process.poll() is None else []
         self.kill()
+        for process in below:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
     @property
     def group(self) -> int:

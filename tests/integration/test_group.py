@@ -74,15 +74,15 @@ def metrics_of_this_node() -> str:
 def test_a_killed_rank_changes_neither_curve_nor_logged_points_and_is_seen_from_outside(
     index: ShardIndex, ray_resources: Resources, tmp_path: Path
 ) -> None:
-    config = tiny("pretrain.steps=120", "pretrain.checkpoint_every=10", "pretrain.keep_checkpoints=99")
+    config = tiny("pretrain.steps=60", "pretrain.checkpoint_every=10", "pretrain.keep_checkpoints=99")
     undisturbed = Recorder()
     whole = train(setup_of(config, index, tmp_path / "whole"), config, ray_resources, undisturbed)
     scraped: list[str] = []
 
     def kill() -> None:
-        wait_for_step(tmp_path / "killed", 30)
+        wait_for_step(tmp_path / "killed", 20)
         os.kill(rank_processes()[-1].pid, signal.SIGKILL)
-        wait_for_step(tmp_path / "killed", 110)
+        wait_for_step(tmp_path / "killed", 50)
         scraped.append(metrics_of_this_node())
 
     killer = threading.Thread(target=kill)
@@ -90,7 +90,7 @@ def test_a_killed_rank_changes_neither_curve_nor_logged_points_and_is_seen_from_
     disturbed = Recorder()
     assert train(setup_of(config, index, tmp_path / "killed"), config, ray_resources, disturbed) == whole
     killer.join()
-    assert [step for step, _ in disturbed.points] == list(range(5, 121, 5)) == [s for s, _ in undisturbed.points]
+    assert [step for step, _ in disturbed.points] == list(range(5, 61, 5)) == [s for s, _ in undisturbed.points]
     assert [m["loss"] for _, m in disturbed.points] == [m["loss"] for _, m in undisturbed.points]
     assert disturbed.points[0][1]["restarts"] == 0 and disturbed.points[-1][1]["restarts"] == 1
     for name in ("loss", "step_s", "data_wait_s", "comm_wait_s", "volumes_per_s", "memory_mib", "restarts"):
