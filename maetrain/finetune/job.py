@@ -28,7 +28,7 @@ from maetrain.evaluate.scores import ScoreRow, write_scores
 from maetrain.evaluate.study import Study
 from maetrain.evaluate.test_set import LabelledScan, ScanSource, score_scans
 from maetrain.finetune.config import FinetuneConfig, FinetuneJob
-from maetrain.finetune.train import Finetuned, finetune
+from maetrain.finetune.train import Fitted, finetune
 from maetrain.finetune.validation import hold_out
 from maetrain.models.config import NNFormerConfig
 from maetrain.models.segmentation import NNFormer
@@ -127,7 +127,7 @@ def run_job(
     started = time.perf_counter()
     config = protocol.finetune
     train_cases, validation_cases = hold_out(cases, job.subjects, config.validation_share)
-    trained = finetune(
+    trained, handover = finetune(
         job,
         protocol.model,
         config,
@@ -139,8 +139,8 @@ def run_job(
         validation_cases,
     )
     kept_step = _keep(trained, job, protocol, cases, folder, who)
-    if trained.handover and who.is_first:
-        write_text(folder / TRANSFER, trained.handover.to_json())
+    if handover and who.is_first:
+        write_text(folder / TRANSFER, handover.to_json())
         tracker.file(folder / TRANSFER)
     between = time.perf_counter()
     test_dice = None if job.is_trial else _score(trained.network, job, protocol, folder, tracker, who)
@@ -157,7 +157,7 @@ def run_job(
         training_s=between - started,
         scoring_s=ended - between,
         seconds=time.perf_counter() - started,
-        handover=trained.handover.line() if trained.handover else "",
+        handover=handover.line() if handover else "",
     )
     if who.is_first:
         write_text(folder / RESULT, result.model_dump_json(indent=1))
@@ -165,7 +165,7 @@ def run_job(
 
 
 def _keep(
-    trained: Finetuned,
+    trained: Fitted[NNFormer],
     job: FinetuneJob,
     protocol: Protocol,
     cases: Sequence[LabelledCase],

@@ -5,7 +5,7 @@ B batch, C channel, D H W voxels, K classes
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Generic, NamedTuple, TypeVar, cast
 
 import torch
 from torch import nn
@@ -28,12 +28,14 @@ from maetrain.train.schedule import warmup_cosine, warmup_poly
 _SCHEDULES = {"cosine": warmup_cosine, "poly": warmup_poly}
 
 
-class Finetuned(NamedTuple):
+N = TypeVar("N", bound=nn.Module)
+
+
+class Fitted(NamedTuple, Generic[N]):
     """`network` has the last weights (their running mean, with `ema_decay`); `best` none without validation cases."""
 
-    network: NNFormer
+    network: N
     best: Best | None
-    handover: HandoverReport | None
     monitor_steps: list[int]
     monitor_dice: list[float]
     validation_dice: list[float]
@@ -50,22 +52,43 @@ def finetune(
     who: RankInfo,
     on_metrics: Callable[[Mapping[str, float], int], None] = lambda *_: None,
     validation_cases: Sequence[LabelledCase] = (),
-) -> Finetuned:
-    """Trains for `config.steps` steps, fewer only with `config.patience`.
+) -> tuple[Fitted[NNFormer], HandoverReport | None]:
+    """An nnFormer from the job's start, trained as `fit` says; and how the start's weights were matched.
 
-    The network's random weights and the crops depend on the job's seed and budget alone, neither on its arm (the arms
-    are paired) nor on the number of ranks, which share every batch.
+    The network's random weights depend on the job's seed alone, not on its arm: the arms are paired.
     """
     torch.manual_seed(stream_seed(job.seed, "finetune-init"))
     network = NNFormer(model, labels.num_outputs)
     report = load_encoder(Path(job.handover), network, config.pretrained_channels) if job.handover else None
+    groups = layer_groups(network, config.pretrained_layer_decay if report else 1.0, report.matched if report else ())
+    data = (labels, train_cases, monitor_cases)
+    return fit(network, groups, job, config, *data, who, on_metrics, validation_cases), report
+
+
+def fit(
+    network: N,
+    groups: list[dict],
+    job: FinetuneJob,
+    config: FinetuneConfig,
+    labels: Labels,
+    train_cases: Sequence[LabelledCase],
+    monitor_cases: Sequence[LabelledCase],
+    who: RankInfo,
+    on_metrics: Callable[[Mapping[str, float], int], None] = lambda *_: None,
+    validation_cases: Sequence[LabelledCase] = (),
+) -> Fitted[N]:
+    """Trains any network for `config.steps` steps, fewer only with `config.patience`.
+
+    It gets (B, C, D, H, W) and gives a list of (B, K, D, H, W), full resolution first. `groups`: of its parameters,
+    each with a `rate_scale`. The crops depend on the job's seed and budget alone, neither on its arm nor on the number
+    of ranks, which share every batch.
+    """
     network.to(who.device)
     mean = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay)) if config.ema_decay else None
     trained: nn.Module = network
     if who.world_size > 1:
         trained = DistributedDataParallel(network, device_ids=[who.device] if who.device.type == "cuda" else None)
     peak, schedule = job.peak(config), _SCHEDULES[config.schedule]
-    groups = layer_groups(network, config.pretrained_layer_decay if report else 1.0, report.matched if report else ())
     optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.95), weight_decay=config.weight_decay, fused=True)
     criterion = DeepSupervisionLoss(labels.meaning)
     batches = labelled_batches(
@@ -78,7 +101,7 @@ def finetune(
         ignore_label=labels.meaning.ignore,
         part=(who.rank, who.world_size),
     )
-    result = network if mean is None else cast(NNFormer, mean.module)
+    result = network if mean is None else cast(N, mean.module)
     best = Best() if validation_cases else None
     steps, monitor_dice, validation_dice = list[int](), list[float](), list[float]()
 
@@ -116,4 +139,4 @@ def finetune(
             measure(done)
             if best is not None and config.patience and best.worse >= config.patience:
                 break
-    return Finetuned(result.eval(), best, report, steps, monitor_dice, validation_dice, steps[-1])
+    return Fitted(result.eval(), best, steps, monitor_dice, validation_dice, steps[-1])

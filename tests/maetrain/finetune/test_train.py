@@ -11,8 +11,9 @@ from data_shards.labels import LabelMeaning, Labels, Region
 from data_shards.loading.labelled import LabelledCase, load_labelled
 from maetrain.finetune import train
 from maetrain.finetune.config import FinetuneConfig, FinetuneJob
-from maetrain.finetune.train import Finetuned, finetune
+from maetrain.finetune.train import Fitted, finetune
 from maetrain.finetune.watch import mean_dice
+from maetrain.models.segmentation import NNFormer
 from maetrain.train.group import RankInfo
 
 from ..small import SMALL, hand_over
@@ -47,19 +48,19 @@ def job(arm: str = "scratch", seed: int = 0, handover: str | None = None) -> Fin
     return FinetuneJob(budget=2, arm=arm, seed=seed, subjects=("person_000", "person_001"), handover=handover)
 
 
-def run(what: FinetuneJob, cases: list[LabelledCase], config: FinetuneConfig = SHORT) -> Finetuned:
-    return finetune(what, SMALL, config, THREE, cases, cases[:1], CPU)
+def run(what: FinetuneJob, cases: list[LabelledCase], config: FinetuneConfig = SHORT) -> Fitted[NNFormer]:
+    return finetune(what, SMALL, config, THREE, cases, cases[:1], CPU)[0]
 
 
 def test_a_job_lowers_its_loss_and_draws_its_curve(cases: list[LabelledCase]) -> None:
     heard: list[tuple[dict[str, float], int]] = []
-    trained = finetune(job(), SMALL, CONFIG, THREE, cases, cases[:1], CPU, lambda *m: heard.append(m))
+    trained, report = finetune(job(), SMALL, CONFIG, THREE, cases, cases[:1], CPU, lambda *m: heard.append(m))
     losses = [metrics["train_loss"] for metrics, _ in heard if "train_loss" in metrics]
     assert len(losses) == 30 and np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
     assert trained.monitor_steps == [0, 20, 30] and len(trained.monitor_dice) == 3
     assert [step for metrics, step in heard if "monitor_dice" in metrics] == [0, 20, 30]
     assert all(0 <= dice <= 1 for dice in trained.monitor_dice)
-    assert trained.handover is None and not trained.network.training
+    assert report is None and not trained.network.training
 
 
 def test_the_same_job_twice_gives_equal_weights_and_another_seed_others(cases: list[LabelledCase]) -> None:
@@ -93,9 +94,10 @@ def test_both_arms_see_the_same_crops_in_the_same_order(
 def test_arms_differ_in_the_encoder_alone_when_they_start(cases: list[LabelledCase], handover: str) -> None:
     still = SHORT.model_copy(update={"steps": 1, "learning_rate": 1e-30, "pretrained_learning_rate": 1e-30})
     scratch = run(job(), cases, still).network.state_dict()
-    trained = run(job("mae", handover=handover), cases, still)
+    what = job("mae", handover=handover)
+    trained, report = finetune(what, SMALL, still, THREE, cases, cases[:1], CPU)
     mae = trained.network.state_dict()
-    assert trained.handover is not None and not trained.handover.unused
+    assert report is not None and not report.unused
     for name in scratch:
         if not name.startswith("encoder."):
             torch.testing.assert_close(scratch[name], mae[name], atol=1e-25, rtol=0, msg=name)
@@ -152,7 +154,7 @@ def test_bf16_autocast_learns_as_fp32_does_and_keeps_fp32_weights(cases: list[La
     for precision in ("fp32", "bf16"):
         heard: list[float] = []
         config = CONFIG.model_copy(update={"precision": precision})
-        trained = finetune(
+        trained, _ = finetune(
             job(),
             SMALL,
             config,
@@ -209,7 +211,7 @@ def test_the_best_weights_on_validation_are_remembered_and_patience_ends_a_job_e
     validation = cases[1:]
     changes = {"steps": 6, "monitor_every": 1, "validation_share": 0.5, "patience": 3}
     config = SHORT.model_copy(update=changes)
-    trained = finetune(job(), SMALL, config, THREE, cases[:1], cases[:1], CPU, lambda *_: None, validation)
+    trained, _ = finetune(job(), SMALL, config, THREE, cases[:1], cases[:1], CPU, lambda *_: None, validation)
     assert trained.best is not None and (trained.best.step, trained.best.dice) == (1, 0.5)
     assert trained.validation_dice == [0.1, 0.5, 0.4, 0.45, 0.3] and trained.steps == 4
     one_step = run(job(), cases[:1], SHORT.model_copy(update={"steps": 6, "monitor_every": 1}))
