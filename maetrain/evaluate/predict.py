@@ -105,7 +105,7 @@ def prepared_for_prediction(image: Volume, preprocess: PreprocessConfig) -> Prep
 
 
 def labels_of(
-    network: NNFormer, prepared: Prepared, window_DHW: Triple, how: Sliding = USUAL, meaning: LabelMeaning = PLAIN
+    network: nn.Module, prepared: Prepared, window_DHW: Triple, how: Sliding = USUAL, meaning: LabelMeaning = PLAIN
 ) -> np.ndarray:
     """(X, Y, Z) uint8 labels in the grid of the image that was prepared."""
     restorer = Restorer(prepared.record, meaning.winners)

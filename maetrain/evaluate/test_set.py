@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from torch import nn
 
 from data_shards.archive.layout import ArchiveCase
 from data_shards.archive.volume import read_case_image, read_case_label
@@ -14,7 +15,6 @@ from data_shards.preprocess import Prepared, PreprocessConfig
 from maetrain.evaluate.metrics import CaseScore, score_case
 from maetrain.evaluate.predict import labels_of, prepared_for_prediction
 from maetrain.models.config import Triple
-from maetrain.models.segmentation import NNFormer
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def read_labelled_scan(
 
 
 def score_scans(
-    network: NNFormer,
+    network: nn.Module,
     scans: Iterable[ScanSource],
     labels: Labels,
     window_DHW: Triple,

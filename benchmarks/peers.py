@@ -1,0 +1,96 @@
+"""Networks of others from scratch, on a sweep's own persons, crops, steps, loss and test persons.
+
+    python -m benchmarks.peers RECIPE --shards SHARDS --data ARCHIVE --out FOLDER --budgets 4 32 [key=value ...]
+
+MONAI's SwinUNETR (feature size 24) and UNet (five levels of 32 to 512 channels, residual), each trained by our own
+finetune loop at the recipe's settings for random weights. One process, one job after the other; the same command goes
+on where it was stopped. Leaves FOLDER/scores.csv in the columns of `maetrain`'s.
+"""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from monai.networks.nets import SwinUNETR, UNet
+from torch import Tensor, nn
+
+from data_shards.archive.identity import read_identity
+from data_shards.archive.layout import read_archive
+from data_shards.formats.index import ShardIndex
+from data_shards.loading.labelled import LabelledScans
+from data_shards.order.streams import stream_seed
+from maetrain.evaluate.scores import ScoreRow, read_scores, write_scores
+from maetrain.evaluate.test_set import score_scans
+from maetrain.finetune.plan import plan_jobs, split_of, test_study
+from maetrain.finetune.train import fit
+from maetrain.recipes.load import load_recipe
+from maetrain.train.group import alone
+
+PEERS = ("swinunetr", "unet")
+MULTIPLE = 32  # SwinUNETR halves its input five times
+
+
+class Peer(nn.Module):
+    """As our network is called: any size in, a list with one scale out."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, volume_BCDHW: Tensor) -> list[Tensor]:
+        d, h, w = volume_BCDHW.shape[2:]
+        after = [x for n in (w, h, d) for x in (0, -n % MULTIPLE)]
+        padded = F.pad(volume_BCDHW, after, value=float(volume_BCDHW.min()))
+        return [self.network(padded)[..., :d, :h, :w]]
+
+
+def build(name: str, channels: int, outputs: int) -> Peer:
+    if name == "swinunetr":
+        return Peer(SwinUNETR(in_channels=channels, out_channels=outputs, feature_size=24))
+    return Peer(UNet(3, channels, outputs, channels=(32, 64, 128, 256, 512), strides=(2, 2, 2, 2), num_res_units=2))
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe")
+    parser.add_argument("--shards", required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--budgets", type=int, nargs="+", required=True, help="some of the sweep's")
+    parser.add_argument("--only", nargs="+", choices=PEERS, default=PEERS)
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    arguments = parser.parse_args(words)
+    config = load_recipe(arguments.recipe, arguments.overrides)
+    index = ShardIndex.load(arguments.shards)
+    archive = read_archive(arguments.data, read_identity(config.shards.privacy, os.environ))
+    split = split_of(index, config.split.test_share, config.split.monitor_subjects, config.split.seed)
+    # the sweep's own budgets decide which persons are in which
+    jobs = plan_jobs(index, split, config.sweep.budgets, config.sweep.seeds, dict.fromkeys(arguments.only))
+    scans = LabelledScans(index)
+    sources = test_study(archive, index, split, config.sweep.max_test_cases).sources(index.labels, index.preprocess)
+    rows: list[ScoreRow] = []
+    for job in jobs:
+        if job.budget not in arguments.budgets:
+            continue
+        path = arguments.out / f"{job.name}.csv"
+        if not path.is_file():
+            torch.manual_seed(stream_seed(job.seed, "finetune-init"))
+            network = build(job.arm, len(index.channel_names), index.labels.num_outputs)
+            groups = [{"params": list(network.parameters()), "rate_scale": 1.0}]
+            cases = [case for subject in job.subjects for case in scans.of(subject)]
+            settings = config.finetune.model_copy(update={"monitor_every": config.finetune.steps})
+            trained = fit(network, groups, job, settings, index.labels, cases, cases[:1], alone())
+            window = config.finetune.window_DHW
+            scores = score_scans(trained.network, sources, index.labels, window, config.evaluate.tolerance_mm)
+            write_scores(path, [ScoreRow.of(score, job.budget, job.arm, job.seed) for score in scores])
+        found = read_scores(path)
+        print(f"{job.name}: Dice {sum(row.dice for row in found) / len(found):.4f}", flush=True)
+        rows += found
+    write_scores(arguments.out / "scores.csv", rows)
+
+
+if __name__ == "__main__":
+    main()
