@@ -1,6 +1,6 @@
 """Networks of others from scratch, on a sweep's own persons, crops, steps, loss and test persons.
 
-    python -m benchmarks.peers RECIPE --shards SHARDS --data ARCHIVE --out FOLDER --budgets 4 32 [key=value ...]
+    python -m benchmarks.peers RECIPE --shards SHARDS --data ARCHIVE --out FOLDER --budget 4 --budget 32 [key=value ...]
 
 MONAI's SwinUNETR (feature size 24) and UNet (five levels of 32 to 512 channels, residual), each trained by our own
 finetune loop at the recipe's settings for random weights. One process, one job after the other; the same command goes
@@ -59,21 +59,27 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--shards", required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--budgets", type=int, nargs="+", required=True, help="some of the sweep's")
-    parser.add_argument("--only", nargs="+", choices=PEERS, default=PEERS)
+    parser.add_argument("--budget", type=int, action="append", required=True, help="one of the sweep's; again for more")
+    parser.add_argument("--only", choices=PEERS, help="default: both")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
-    arguments = parser.parse_args(words)
+    arguments = parser.parse_intermixed_args(words)
     config = load_recipe(arguments.recipe, arguments.overrides)
     index = ShardIndex.load(arguments.shards)
     archive = read_archive(arguments.data, read_identity(config.shards.privacy, os.environ))
     split = split_of(index, config.split.test_share, config.split.monitor_subjects, config.split.seed)
     # the sweep's own budgets decide which persons are in which
-    jobs = plan_jobs(index, split, config.sweep.budgets, config.sweep.seeds, dict.fromkeys(arguments.only))
+    jobs = plan_jobs(
+        index,
+        split,
+        config.sweep.budgets,
+        config.sweep.seeds,
+        dict.fromkeys([arguments.only] if arguments.only else PEERS),
+    )
     scans = LabelledScans(index)
     sources = test_study(archive, index, split, config.sweep.max_test_cases).sources(index.labels, index.preprocess)
     rows: list[ScoreRow] = []
     for job in jobs:
-        if job.budget not in arguments.budgets:
+        if job.budget not in arguments.budget:
             continue
         path = arguments.out / f"{job.name}.csv"
         if not path.is_file():
