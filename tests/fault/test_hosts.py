@@ -147,7 +147,7 @@ def test_a_group_shrinks_to_what_is_left_and_grows_again_without_losing_a_step(
     with driver(cluster, shards, tmp_path / "run", *many) as run:
         run.until(lambda: len(cluster.rank_pids()) == 1 and run.step() == 0, 180, "start with one rank")
         cluster.restart_node(1)
-        run.until(lambda: run.step() > 0, 120, "checkpoint before the group grows")
+        run.until(lambda: run.step() > 0, 240, "checkpoint before the group grows")
         grown_at = run.step()
         run.until(lambda: len(cluster.rank_pids()) == 2, 120, "second rank")
         run.until(lambda: f"resumed at step {grown_at}" in run.log, 120, "start with two ranks from there")
