@@ -222,7 +222,7 @@ def pretrain(
 @click.option("--out", type=FOLDER, required=True, help="Folder of jobs and report.")
 @click.option("--resume", is_flag=True, help="Go on with the sweep in OUT as it was ordered; no other settings needed.")
 @click.option("--address", help="Ray cluster to join; without it, Ray starts on this machine.")
-@click.option("--tracking-uri", help="MLflow store. Default: sqlite in OUT.")
+@click.option("--tracking-uri", help="MLflow store, kept for --resume but for its password. Default: sqlite in OUT.")
 def sweep(
     recipe: str | None,
     overrides: tuple[str, ...],

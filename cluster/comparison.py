@@ -12,7 +12,6 @@ from cluster.reporting import report_inputs
 from cluster.session import Resources
 from cluster.stages import Stage
 from cluster.sweep import Comparison, results_of, run_sweep
-from cluster.tracked import Tracking
 from maetrain.evaluate.scores import ScoreRow, read_scores, write_scores
 from maetrain.finetune.config import FinetuneJob
 from maetrain.recipes.config import RunConfig
@@ -21,13 +20,17 @@ from maetrain.report.page import write_report
 from maetrain.report.results import Results, analyse
 from maetrain.report.verdict import summary_rows
 from maetrain.tracking.mlflow_tracker import MlflowTracker
-from maetrain.tracking.tracker import Tracker
+from maetrain.tracking.patience import StoreAway
+from maetrain.tracking.work import Tracking
 
 
 def compare_arms(
     comparison: Comparison, resources: Resources, parent: MlflowTracker, tracking: Tracking, timings: Timings
 ) -> Path:
-    """Runs what is missing of the sweep, writes `comparison.out`/report, returns its page."""
+    """Runs what is missing of the sweep, writes and shows `comparison.out`/report, returns its page.
+
+    Only then MLflow is asked for anything, and an answer that doesn't come is said.
+    """
     config, arms, out = comparison.config, comparison.arms, comparison.out
     grid = f"budgets {list(config.sweep.budgets)} x arms {list(arms)} x {len(config.sweep.seeds)} seeds"
     say(f"sweep: {len(config.sweep.budgets) * len(arms) * len(config.sweep.seeds)} jobs, {grid}")
@@ -46,12 +49,16 @@ def compare_arms(
     elsewhere = _gather_elsewhere(comparison, stages)
     page = write_report(rows, inputs, out, out / "report", elsewhere=elsewhere)
     numbers = analyse(rows, inputs, elsewhere=elsewhere)
-    log_parent(parent, config, numbers, page.parent)
-    crown(dict(zip(stages, results, strict=True)), stages, comparison.index.name, tracking, say)
     say("")
     if numbers.comparisons:
         show_table(f"Dice on {numbers.comparisons[0].n_subjects} test persons", summary_rows(numbers.comparisons))
         say(numbers.headline)
+    say(f"report: {page}")
+    try:
+        log_parent(parent, config, numbers, page.parent)
+        crown(dict(zip(stages, results, strict=True)), stages, comparison.index.name, tracking, say)
+    except StoreAway as away:
+        say(f"  {away}")
     return page
 
 
@@ -67,11 +74,16 @@ def _gather_elsewhere(comparison: Comparison, stages: Mapping[FinetuneJob, Stage
     return found
 
 
-def log_parent(parent: Tracker, config: RunConfig, numbers: Results, report: Path) -> None:
-    """The curve itself on the parent run: one metric an arm, step = labelled persons; and the report's files."""
+def log_parent(parent: MlflowTracker, config: RunConfig, numbers: Results, report: Path) -> None:
+    """The curve itself on the parent run: one metric an arm, step = labelled persons; and the report's files.
+
+    A point that stands there already, from an earlier call, is not logged again.
+    """
     parent.params(config.model_dump(mode="json", exclude={"shards": {"privacy"}}))
+    curves = {arm: parent.points(f"test_dice_{arm}") for arm in {point.arm for point in numbers.points}}
     for point in numbers.points:
-        parent.metrics({f"test_dice_{point.arm}": point.mean}, step=point.budget)
+        if curves[point.arm].get(point.budget) != point.mean:
+            parent.metrics({f"test_dice_{point.arm}": point.mean}, step=point.budget)
     for path in sorted(path for path in report.rglob("*") if path.is_file()):
         parent.file(path, str(Path("report") / path.parent.relative_to(report)))
     said = numbers.headline

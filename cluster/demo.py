@@ -22,7 +22,7 @@ from cluster.pretrain import check_setup, fit_workers
 from cluster.reporting import check_encoder
 from cluster.session import ray_session
 from cluster.sweep import Comparison, check_plan
-from cluster.tracked import Tracking, tracked
+from cluster.tracked import tracked
 from data_shards.archive.identity import read_identity
 from data_shards.archive.layout import read_archive
 from data_shards.errors import InputError
@@ -31,6 +31,7 @@ from maetrain.checkpoint.fingerprint import fingerprint
 from maetrain.finetune.plan import pretrain_pool, split_of
 from maetrain.recipes.config import SCRATCH, UNTRAINED, RunConfig
 from maetrain.tracking.mlflow_tracker import open_experiment
+from maetrain.tracking.work import Tracking
 
 EXPERIMENT = "maetrain"
 LOCK = ".lock"  # two calls in one folder would write over each other
@@ -83,7 +84,6 @@ def run_demo(config: RunConfig, data: Path | None, out: Path, address: str | Non
             # labelled volumes come out of the other format: both are read for real
             comparison = Comparison(config, tar_index, archive, split, arms, {}, out)
             page = compare_arms(comparison, resources, parent, tracking, timings)
-    say(f"report: {page}")
     # in the environment's folder, which nobody may have activated
     mlflow = Path(sys.executable).with_name("mlflow")
     say(

@@ -11,12 +11,16 @@ from data_shards.formats.files import write_text
 from maetrain.checkpoint.commit import read_model
 from maetrain.finetune.config import ARM
 from maetrain.recipes.config import RunConfig
+from maetrain.tracking.uri import HIDDEN, absolute_store, without_secrets
 
 ORDER = "sweep.json"
 
 
 class SweepOrder(BaseModel):
-    """`handovers`: arm -> folder of its encoder. `elsewhere`: name -> labelled archive of another study."""
+    """`handovers`: arm -> folder of its encoder. `elsewhere`: name -> labelled archive of another study.
+
+    `tracking_uri`: without its password, which a file is no place for.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -25,9 +29,21 @@ class SweepOrder(BaseModel):
     data: Path
     handovers: dict[str, Path]
     elsewhere: dict[str, Path]
+    tracking_uri: str | None = None
+
+    def tracked_at(self, uri: str | None) -> "SweepOrder":
+        """The order with another store, where one is given. InputError where its kept one lacks a password."""
+        if uri:
+            return self.model_copy(update={"tracking_uri": absolute_store(uri)})
+        if self.tracking_uri and HIDDEN in self.tracking_uri:
+            raise InputError(
+                f"{ORDER} keeps no password: give --tracking-uri {self.tracking_uri} again, with the password in it"
+            )
+        return self
 
     def save(self, out: Path) -> None:
-        write_text(out / ORDER, self.model_dump_json(indent=1))
+        kept = self.tracking_uri and without_secrets(self.tracking_uri)
+        write_text(out / ORDER, self.model_copy(update={"tracking_uri": kept}).model_dump_json(indent=1))
 
     @classmethod
     def load(cls, out: Path) -> "SweepOrder":

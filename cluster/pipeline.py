@@ -15,7 +15,7 @@ from cluster.pretrain import run_pretraining
 from cluster.session import Resources
 from cluster.shards import build_shards
 from cluster.stages import Stage
-from cluster.tracked import Tracking, tracked
+from cluster.tracked import tracked
 from data_shards.archive.cases import relative
 from data_shards.archive.layout import Archive
 from data_shards.build import BuildConfig
@@ -26,7 +26,9 @@ from data_shards.synthetic import write_archive
 from maetrain.checkpoint.fingerprint import fingerprint
 from maetrain.evaluate.pictures import reconstruction
 from maetrain.recipes.config import RunConfig
+from maetrain.tracking.system import SystemMetrics
 from maetrain.tracking.tracker import Tracker
+from maetrain.tracking.work import Tracking
 from maetrain.train.config import PretrainSetup
 from maetrain.train.export import export_encoder
 from maetrain.train.picture import rebuilt_crop
@@ -119,7 +121,7 @@ def pretrain_and_export(
     """Pretrains in `setup.run_dir`, hands the encoder over there, and draws what it rebuilds."""
     run_dir = location(setup.run_dir)
     setup = setup.model_copy(update={"tracker_run_id": tracker.run_id})
-    with progress_bar("pretraining") as bar:
+    with progress_bar("pretraining") as bar, SystemMetrics(tracker):
         run_pretraining(setup, config.cluster, resources, bar, tracker)
     with published(run_dir / "handover") as folder:
         export_encoder(run_dir, folder)

@@ -20,7 +20,6 @@ from cluster.pool import Failed, JobPool, Limits
 from cluster.scans import ScoredScans, TrainingScans
 from cluster.session import Resources
 from cluster.stages import Stage
-from cluster.tracked import Tracking
 from data_shards.archive.layout import Archive
 from data_shards.errors import InputError
 from data_shards.formats.index import ShardIndex
@@ -33,6 +32,7 @@ from maetrain.finetune.plan import best_rates, budgets_of_trials, plan_jobs, pla
 from maetrain.finetune.validation import num_training
 from maetrain.recipes.config import RunConfig, SweepConfig
 from maetrain.tracking.courier import Courier
+from maetrain.tracking.work import Tracking
 
 _RATES = {"learning_rate", "pretrained_learning_rate"}
 _PRETRAINED = {name for name in FinetuneConfig.model_fields if name.startswith("pretrained_")}

@@ -17,7 +17,7 @@ from cluster.pretrain import check_setup, fit_workers
 from cluster.reporting import check_encoder
 from cluster.session import ray_session
 from cluster.sweep import Comparison, check_plan
-from cluster.tracked import Tracking, tracked
+from cluster.tracked import tracked
 from data_shards.archive.identity import read_identity
 from data_shards.archive.layout import Archive, ArchiveCase, read_archive
 from data_shards.errors import InputError
@@ -38,6 +38,7 @@ from maetrain.recipes.config import SCRATCH, UNTRAINED, RunConfig
 from maetrain.report.material import read_material
 from maetrain.report.page import write_report
 from maetrain.tracking.mlflow_tracker import open_experiment
+from maetrain.tracking.work import Tracking
 
 
 def _split(config: RunConfig, index: ShardIndex) -> Split:
@@ -90,6 +91,7 @@ def run_pretrain_verb(
 
 
 def run_sweep_verb(order: SweepOrder, out: Path, address: str | None, uri: str | None) -> None:
+    order = order.tracked_at(uri)
     config = order.config
     index = ShardIndex.load(order.shards)
     identity = read_identity(config.shards.privacy, os.environ)
@@ -105,16 +107,15 @@ def run_sweep_verb(order: SweepOrder, out: Path, address: str | None, uri: str |
         }
         comparison = Comparison(config, index, archive, split, arms, elsewhere, out)
         check_plan(comparison)
+        root = _tracking(out, order.tracking_uri)
         order.save(out)
         with ray_session(address, config.cluster.object_store_mib) as resources:
-            root = _tracking(out, uri)
             work = fingerprint({"out": str(out.resolve()), "config": config.model_dump(mode="json")})
             with tracked(root, f"sweep {out.name}", work) as parent:
                 parent.tags({"kind": "sweep"})
                 parent.dataset(index.name, index.sha256, str(index.root), "finetune")
                 tracking = Tracking(root.uri, root.experiment_id, parent.run_id)
-                page = compare_arms(comparison, resources, parent, tracking, {})
-    say(f"report: {page}")
+                compare_arms(comparison, resources, parent, tracking, {})
 
 
 def _arms(

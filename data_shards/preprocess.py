@@ -202,13 +202,6 @@ class Restorer:
             raise InputError(f"prediction has shape {shape_DHW}, the prepared scan has {self.record.shape_DHW}")
 
 
-def restore_probabilities(prob_KDHW: np.ndarray, record: PreprocessRecord) -> np.ndarray:
-    """The segmentation in the original file's grid, uint8 (X, Y, Z), from class probabilities (K, D, H, W)."""
-    restorer = Restorer(record)
-    restorer.add(prob_KDHW)
-    return restorer.labels_XYZ()
-
-
 def _to_dhw(data_XYZ: np.ndarray, orientation: np.ndarray) -> np.ndarray:
     return nib.orientations.apply_orientation(data_XYZ, orientation).transpose(2, 1, 0)
 

@@ -4,13 +4,10 @@ Always persons, never cases. The test persons are drawn first. Budgets are neste
 one permutation per seed, and the smallest budget holds every class. Pure functions of names and a seed.
 """
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 from data_shards.errors import InputError
-from data_shards.formats.files import write_text
 from data_shards.formats.index import ShardIndex
 from data_shards.order.streams import stream
 
@@ -24,20 +21,6 @@ class Split:
     test: tuple[str, ...]
     monitor: tuple[str, ...]
     train: tuple[str, ...]
-
-    def save(self, path: Path) -> None:
-        write_text(Path(path), json.dumps(asdict(self), indent=1) + "\n")
-
-    @classmethod
-    def load(cls, path: Path) -> "Split":
-        """Raises InputError when the file is missing or isn't a split."""
-        try:
-            value = json.loads(Path(path).read_text(encoding="utf-8"))
-            return cls(*(tuple(map(str, value[part])) for part in ("test", "monitor", "train")))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{path} is not a split ({type(error).__name__}: {error}): delete it to draw anew"
-            ) from None
 
 
 def classes_by_subject(index: ShardIndex) -> dict[str, frozenset[int]]:

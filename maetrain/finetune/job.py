@@ -98,8 +98,9 @@ class JobResult(BaseModel):
     handover: str = Field("", description="how the encoder's weights were matched")
 
     @property
-    def best_validation(self) -> float | None:
-        return max(self.validation_dice, default=None)
+    def kept_dice(self) -> float:
+        """Of the weights that were scored, on the validation cases, or where there are none on the monitor persons."""
+        return (self.validation_dice or self.monitor_dice)[self.monitor_steps.index(self.kept_step)]
 
 
 def read_result(folder: Path) -> JobResult | None:

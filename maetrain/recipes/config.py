@@ -23,7 +23,10 @@ class SplitConfig(_Settings):
 
     test_share: float = Field(0.25, gt=0, lt=1, description="share of the labelled persons kept for the test set")
     monitor_subjects: int = Field(
-        3, ge=1, description="persons whose Dice draws the convergence curves; never chosen by"
+        3,
+        ge=1,
+        description="persons whose Dice draws the convergence curves, and chooses the model that is served where a "
+        "budget has no validation cases; no number in the report is chosen by it",
     )
     seed: int = Field(0, ge=0, description="seed of the split")
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from maetrain.tracking.deliver import Delivery
-from maetrain.tracking.patience import is_passing
+from maetrain.tracking.patience import first_line, give_up, is_passing
 from maetrain.tracking.work import Tracking
 
 LONGEST_PAUSE_S = 30.0
@@ -52,7 +52,10 @@ class Courier:
             pause_s = self.every_s if self._round() else min(2 * pause_s, LONGEST_PAUSE_S)
         self._refused.clear()
         deadline = time.monotonic() + self._patience_s
-        while not self._round(is_last=True) and time.monotonic() < deadline:
+        while not self._round(is_last=True):
+            if time.monotonic() >= deadline:
+                give_up()
+                break
             time.sleep(min(self.every_s, 1.0))
 
     def _round(self, is_last: bool = False) -> bool:
@@ -83,18 +86,14 @@ class Courier:
         """The store said no, as when somebody has deleted the run: tried once more, from the start, at the end."""
         self._refused.add(path)
         delivery.restart()
-        self.say(f"{path}: MLflow takes no more of it ({_first_line(error)})")
+        self.say(f"{path}: MLflow takes no more of it ({first_line(error)})")
 
     def _tell(self, failures: list[Exception]) -> None:
         if failures and not self._is_away:
             self.say(
-                f"the MLflow store does not answer ({_first_line(failures[0])}): "
+                f"the MLflow store does not answer ({first_line(failures[0])}): "
                 "runs are kept in their journals and logged later"
             )
         elif self._is_away and not failures:
             self.say("the MLflow store answers again")
         self._is_away = bool(failures)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,10 +1,10 @@
 """Brings a journal to MLflow, so that each of its entries stands there once, however often it is brought.
 
 MLflow makes it easy: a point's key in its tables is all of (key, timestamp, step, run, value), and the journal knows
-the timestamp; params, tags, artifacts and datasets have names; a run is found by its work and by the journal's id, both
-tags that it gets in the same call that makes it. So no record of what was sent is needed to be exact: after an error or
-a crash the part under way is sent again. A file beside the journal, written when the run's end has been sent, spares a
-rerun the sending.
+the timestamp; params, tags, artifacts and datasets have names; a run is found by its work, the journal's folder counted
+in, and by the journal's id, both tags that it gets in the same call that makes it. So no record of what was sent is
+needed to be exact: after an error or a crash the part under way is sent again. A file beside the journal, written when
+the run's end has been sent, spares a rerun the sending.
 """
 
 import json
@@ -20,15 +20,7 @@ from data_shards.formats.files import write_text
 from maetrain.tracking.journal import Entry, Opening, read_journal
 from maetrain.tracking.mlflow_tracker import ATTEMPT_TAG, PARENT_TAG, dataset_input, param_text
 from maetrain.tracking.patience import is_passing
-from maetrain.tracking.work import WORK_TAG, Tracking
-
-
-def deliver(path: Path, tracking: Tracking, say: Callable[[str], None] = print) -> bool:
-    """Sends a journal; whether it was a whole one, with the end of its run.
-
-    Raises what MLflow raises, and can then be called again. InputError for a damaged journal.
-    """
-    return Delivery(path, tracking, say).forward()
+from maetrain.tracking.work import WORK_TAG, Tracking, work_in
 
 
 class Mark(NamedTuple):
@@ -36,7 +28,6 @@ class Mark(NamedTuple):
 
     journal: str
     run_id: str
-    operations: int
     end: int
 
 
@@ -52,7 +43,7 @@ class Delivery:
         self.run_id: str | None = None
         self.is_finished = False
         self._opening: Opening | None = None
-        self._end = self._operations = 0
+        self._end = 0
         self._seen: tuple[int, int, int] | None = None
 
     @property
@@ -60,7 +51,10 @@ class Delivery:
         return self._seen != self._stamp()
 
     def forward(self) -> bool:
-        """Sends what the journal has more than at the last call; whether the run has ended."""
+        """Sends what the journal has more than at the last call; whether the run has ended.
+
+        Raises what MLflow raises. InputError for a damaged journal.
+        """
         stamp = self._stamp()
         if stamp == self._seen:
             return self.is_finished
@@ -70,7 +64,7 @@ class Delivery:
                 self._begin(client, part.opening)
             elif part.entries:
                 self._send(client, part.entries)
-                self._end, self._operations = part.end, self._operations + len(part.entries)
+                self._end = part.end
                 if part.entries[-1]["op"] == "finish":
                     self._write_mark()
             else:
@@ -86,22 +80,22 @@ class Delivery:
     def _begin(self, client: MlflowClient, opening: Opening) -> None:
         """Finds the journal's run or makes it, and removes that of an earlier try: its points would stand twice."""
         self.restart()
-        mark = self._read_mark()
-        if mark and mark.journal == opening.id and (run := _known(client, mark.run_id)):
-            self._end, self._operations, self.is_finished = mark.end, mark.operations, True
+        work, mark = work_in(self.path.parent, opening.work), self._read_mark()
+        if mark and mark.journal == opening.id and (run := _known(client, mark.run_id, work)):
+            self._end, self.is_finished = mark.end, True
         else:
-            run = self._run_of(client, opening)
+            run = self._run_of(client, opening, work)
         if run.data.tags.get(PARENT_TAG) != self.tracking.parent_run_id:
             client.set_tag(run.info.run_id, PARENT_TAG, self.tracking.parent_run_id)
         self.run_id, self._opening = run.info.run_id, opening
 
-    def _run_of(self, client: MlflowClient, opening: Opening) -> Run:
+    def _run_of(self, client: MlflowClient, opening: Opening, work: str) -> Run:
         experiment_id = self.tracking.experiment_id
-        for run in client.search_runs([experiment_id], f"tags.`{WORK_TAG}` = '{opening.work}'"):
+        for run in client.search_runs([experiment_id], f"tags.`{WORK_TAG}` = '{work}'"):
             if run.data.tags.get(ATTEMPT_TAG) == opening.id:
                 return run
             client.delete_run(run.info.run_id)
-        tags = {WORK_TAG: opening.work, ATTEMPT_TAG: opening.id, PARENT_TAG: self.tracking.parent_run_id}
+        tags = {WORK_TAG: work, ATTEMPT_TAG: opening.id, PARENT_TAG: self.tracking.parent_run_id}
         return client.create_run(experiment_id, opening.at_ms, tags, opening.name)
 
     def _send(self, client: MlflowClient, entries: list[Entry]) -> None:
@@ -145,7 +139,7 @@ class Delivery:
 
     def _write_mark(self) -> None:
         assert self._opening is not None and self.run_id is not None
-        mark = Mark(self._opening.id, self.run_id, self._operations, self._end)
+        mark = Mark(self._opening.id, self.run_id, self._end)
         write_text(self._mark_path, json.dumps(mark._asdict()) + "\n")
 
     def _stamp(self) -> tuple[int, int, int] | None:
@@ -157,12 +151,13 @@ class Delivery:
         return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
-def _known(client: MlflowClient, run_id: str) -> Run | None:
-    """None where the store has no such run, as another store, or an empty one in its place."""
+def _known(client: MlflowClient, run_id: str, work: str) -> Run | None:
+    """None where the store has no such run, as another store, or that of other work, as after a folder was copied."""
     try:
         run = client.get_run(run_id)
     except MlflowException as error:
         if is_passing(error):
             raise
         return None
-    return run if run.info.lifecycle_stage == LifecycleStage.ACTIVE else None
+    is_there = run.info.lifecycle_stage == LifecycleStage.ACTIVE
+    return run if is_there and run.data.tags.get(WORK_TAG) == work else None

@@ -17,9 +17,12 @@ from uuid import uuid4
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import SQLAlchemyError
 
-from maetrain.tracking.patience import is_passing, patiently
+from data_shards.errors import InputError
+from maetrain.tracking.patience import FIRST_S, StoreAway, first_line, is_passing, patiently, within
 from maetrain.tracking.tracker import flatten
+from maetrain.tracking.uri import without_secrets
 
 # MLflow tells of every table it makes
 logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -30,8 +33,18 @@ KIND = {"mlflow.experimentKind": "custom_model_development"}
 
 
 def open_experiment(tracking_uri: str, name: str, artifacts: Path | None = None) -> str:
-    """The id of experiment `name`, made if it is not there. First use of a sqlite store creates its tables."""
-    return patiently(_open_experiment, tracking_uri, name, artifacts)
+    """The id of experiment `name`, made if it is not there. First use of a sqlite store creates its tables.
+
+    InputError, after some seconds, where no store answers at this URI.
+    """
+    try:
+        return within(FIRST_S, _open_experiment, tracking_uri, name, artifacts)
+    except (StoreAway, MlflowException, SQLAlchemyError, OSError, ImportError) as error:
+        why = first_line(error.__cause__ or error if isinstance(error, StoreAway) else error)
+        raise InputError(
+            f"--tracking-uri {without_secrets(tracking_uri)}: no MLflow store to work with ({why}); start it, or give "
+            "another: http://HOST:PORT, postgresql://USER@HOST/NAME, sqlite:///FILE"
+        ) from None
 
 
 def _open_experiment(tracking_uri: str, name: str, artifacts: Path | None) -> str:
@@ -56,11 +69,6 @@ def find_run(tracking_uri: str, experiment_id: str, tag: str, value: str) -> str
 
 def set_parent(tracking_uri: str, run_id: str, parent_run_id: str) -> None:
     patiently(patiently(MlflowClient, tracking_uri).set_tag, run_id, PARENT_TAG, parent_run_id)
-
-
-def remove_run(tracking_uri: str, run_id: str) -> None:
-    """Out of every list and search; MLflow keeps it among the deleted ones."""
-    patiently(patiently(MlflowClient, tracking_uri).delete_run, run_id)
 
 
 class MlflowTracker:
@@ -120,8 +128,12 @@ class MlflowTracker:
                 self._flushed = time.monotonic()
 
     def last_step(self, metric: str) -> int:
+        return max(self.points(metric), default=0)
+
+    def points(self, metric: str) -> dict[int, float]:
+        """step -> value in the store, the newest where a step has several."""
         history = patiently(self.client.get_metric_history, self.run_id, metric)
-        return max((point.step for point in history), default=0)
+        return {point.step: point.value for point in sorted(history, key=lambda point: point.timestamp)}
 
     def file(self, path: Path, folder: str | None = None) -> None:
         patiently(self.client.log_artifact, self.run_id, str(path), folder)

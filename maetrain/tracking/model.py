@@ -9,9 +9,9 @@ Everything here can be called again: a model with the same weights is logged onc
 
 import json
 import tempfile
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from mlflow import pyfunc
@@ -26,18 +26,19 @@ from maetrain.tracking.patience import patiently
 LOADER = "maetrain.evaluate.serve"
 CONTRACT = "model.json"
 WEIGHTS_TAG = "maetrain.weights_sha256"
+CLAIM_TAGS = ("maetrain.budget", "maetrain.dice")  # Dice of the kept weights, never on test persons
 REQUIREMENTS = ("maetrain", "mlflow", "monai", "numpy", "safetensors", "torch")
 
 
-def log_model(tracking_uri: str, run_id: str, folder: Path, name: str, tags: Mapping[str, str] | None = None) -> str:
+def log_model(tracking_uri: str, run_id: str, folder: Path, name: str) -> str:
     """Logs the `model` folder of a finetune job to its run; the model's URI, models:/m-...
 
-    `name` is what the run's page calls it. The contract's `made_by` (budget, arm, seed) becomes tags beside `tags`.
+    `name` is what the run's page calls it. The contract's `made_by` (budget, arm, seed) becomes tags.
     """
     contract = json.loads((folder / CONTRACT).read_text())
     client = patiently(MlflowClient, tracking_uri)
-    all_tags = {**contract["made_by"], **(tags or {}), WEIGHTS_TAG: contract["weights_sha256"]}
-    return patiently(_log_model, client, run_id, folder, name, all_tags, len(contract["channel_names"]))
+    tags = {**contract["made_by"], WEIGHTS_TAG: contract["weights_sha256"]}
+    return patiently(_log_model, client, run_id, folder, name, tags, len(contract["channel_names"]))
 
 
 def _log_model(
@@ -67,15 +68,47 @@ def _log_model(
     return model.model_uri
 
 
-def register(tracking_uri: str, model_uri: str, name: str, alias: str = "champion") -> str:
-    """Registers a logged model under `name` and gives it the alias; the version's URI, models:/NAME/VERSION.
+class Claim(NamedTuple):
+    """What a model has to show for an alias: a larger budget wins, at the same one the Dice."""
 
-    Weights that have a version there already get no second one, but the alias moves to it.
+    budget: int
+    dice: float
+
+    def __str__(self) -> str:
+        return f"Dice {self.dice:.3f} at {self.budget}"
+
+
+class Registered(NamedTuple):
+    """Versions as models:/NAME/NUMBER: the model's own, and the alias's holder with its claim."""
+
+    version: str
+    holder: str
+    claim: Claim
+
+
+def register(tracking_uri: str, model_uri: str, name: str, claim: Claim, alias: str = "champion") -> Registered:
+    """Registers a logged model under `name` and gives it the alias unless a better one holds it.
+
+    Weights that have a version there already get no second one. A holder without a claim, from elsewhere, yields.
     """
     client = patiently(MlflowClient, tracking_uri)
     number = patiently(_version, client, model_uri, name)
-    patiently(client.set_registered_model_alias, name, alias, number)
-    return f"models:/{name}/{number}"
+    for tag, value in zip(CLAIM_TAGS, claim, strict=True):
+        patiently(client.set_model_version_tag, name, number, tag, str(value))
+    holder, held = patiently(_holder, client, name, alias) or (number, claim)
+    if claim >= held:
+        patiently(client.set_registered_model_alias, name, alias, number)
+        holder, held = number, claim
+    return Registered(f"models:/{name}/{number}", f"models:/{name}/{holder}", held)
+
+
+def _holder(client: MlflowClient, name: str, alias: str) -> tuple[str, Claim] | None:
+    number = client.get_registered_model(name).aliases.get(alias)
+    tags = client.get_model_version(name, number).tags if number else {}
+    if not {*CLAIM_TAGS} <= {*tags}:
+        return None
+    budget, dice = (tags[tag] for tag in CLAIM_TAGS)
+    return str(number), Claim(int(budget), float(dice))
 
 
 def _version(client: MlflowClient, model_uri: str, name: str) -> str:

@@ -2,7 +2,8 @@
 
 CPU and memory are those of the whole machine, as MLflow's own monitor has them; a job that shares it has its own memory
 besides. GPU: the one that the process trains on. MLflow's monitor asks its server at every sample and never stops
-adding points; this one logs through any tracker, at ever longer intervals. Costs a thread that sleeps.
+adding points; this one logs through any tracker, at ever longer intervals. Costs a thread that sleeps. Of pretraining,
+which is tracked by the driver, it tells what the driver's machine was doing.
 """
 
 import threading
@@ -15,6 +16,7 @@ import torch
 
 from maetrain.tracking.tracker import Tracker
 
+EVERYWHERE = "system/system_memory_usage_percentage"  # a metric of every sample
 POINTS_AN_INTERVAL = 20  # 8 minutes: 34 points, a day: 173, a month: 271
 
 
@@ -24,7 +26,7 @@ def system_sample() -> dict[str, float]:
     return {
         "system/cpu_utilization_percentage": psutil.cpu_percent(),
         "system/system_memory_usage_megabytes": memory.used / 1e6,
-        "system/system_memory_usage_percentage": 100 * memory.used / memory.total,
+        EVERYWHERE: 100 * memory.used / memory.total,
         "system/process_memory_megabytes": psutil.Process().memory_info().rss / 1e6,
         **_gpu_sample(),
     }
@@ -48,17 +50,20 @@ def _gpu_sample() -> dict[str, float]:
 class SystemMetrics:
     """`with SystemMetrics(tracker): ...` logs a sample every `every_s` seconds and one at the end.
 
-    The interval doubles after every 20 points, so their number grows with the logarithm of the run's length.
+    The interval doubles after every 20 points, so their number grows with the logarithm of the run's length. Points are
+    counted from 1, in a run that goes on from its last one.
     """
 
     def __init__(
         self, tracker: Tracker, every_s: float = 10.0, sample: Callable[[], dict[str, float]] = system_sample
     ) -> None:
         self.tracker, self.every_s, self.sample = tracker, every_s, sample
+        self._last = 0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="system-metrics", daemon=True)
 
     def __enter__(self) -> "SystemMetrics":
+        self._last = self.tracker.last_step(EVERYWHERE)
         self._thread.start()
         return self
 
@@ -71,8 +76,8 @@ class SystemMetrics:
         count, has_ended = 0, False
         while not has_ended:
             has_ended = self._ended.wait(interval_s(count, self.every_s))
-            self.tracker.metrics(self.sample(), count)
             count += 1
+            self.tracker.metrics(self.sample(), self._last + count)
 
 
 def interval_s(count: int, every_s: float) -> float:

@@ -1,10 +1,17 @@
 """Runs in the tracker that belong to pieces of work: one piece, one run, also over restarts."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from maetrain.checkpoint.fingerprint import fingerprint
 from maetrain.tracking.mlflow_tracker import find_run, set_parent
 
 WORK_TAG = "maetrain.work"
+
+
+def work_in(folder: Path, work: str) -> str:
+    """The WORK_TAG of a piece of work whose results lie in `folder`: equal work in another folder has another run."""
+    return fingerprint({"work": work, "folder": str(folder.resolve())})
 
 
 @dataclass(frozen=True)

@@ -280,6 +280,19 @@ def test_a_sweep_goes_on_only_where_one_was_ordered_and_as_it_was(run: Run, tmp_
     mistake(run("sweep", "demo", "--out", tmp_path), "--shards and --data, or --resume")
 
 
+@pytest.mark.parametrize(
+    "uri", ["htp://me:secret@mlflow:5000", "http://127.0.0.1:9", "sqlite:////proc/no/x.db", "runs"]
+)
+def test_a_wrong_tracking_uri_is_said_before_anything_starts_and_not_kept(
+    run: Run, index: ShardIndex, small_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
+    monkeypatch.setattr("maetrain.tracking.mlflow_tracker.FIRST_S", 0.0)
+    words = ("sweep", "demo", "sweep.arms=[scratch]", "--shards", index.root, "--data", small_archive, "--out", "sweep")
+    outcome = run(*words, "--tracking-uri", uri)
+    mistake(outcome, f"--tracking-uri {uri.replace('secret', '***')}: no MLflow store to work with", "give another")
+    assert not (tmp_path / "sweep" / "sweep.json").exists() and "secret" not in outcome[2]
+
+
 def test_an_archive_from_elsewhere_must_be_of_the_same_classes_and_of_others(
     run: Run, index: ShardIndex, small_archive: Path, tmp_path: Path
 ) -> None:

@@ -18,6 +18,34 @@ def test_an_order_survives_its_folder(tmp_path: Path) -> None:
     assert SweepOrder.load(tmp_path) == order
 
 
+@pytest.fixture
+def order(tmp_path: Path) -> SweepOrder:
+    return SweepOrder(config=load_recipe("small", ()), shards="shards", data=tmp_path, handovers={}, elsewhere={})
+
+
+def test_the_store_of_a_sweep_is_remembered_until_another_is_given(
+    order: SweepOrder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert order.tracked_at(None).tracking_uri is None, "sqlite in OUT"
+    order.tracked_at("http://mlflow:5000").save(tmp_path)
+    kept = SweepOrder.load(tmp_path)
+    assert kept.tracked_at(None).tracking_uri == "http://mlflow:5000"
+    assert kept.tracked_at("http://other:5000").tracking_uri == "http://other:5000"
+    monkeypatch.chdir(tmp_path)
+    assert kept.tracked_at("sqlite:///a.db").tracking_uri == f"sqlite:///{tmp_path}/a.db"
+
+
+def test_a_password_is_not_kept_and_asked_for(order: SweepOrder, tmp_path: Path) -> None:
+    secret = order.tracked_at("postgresql://me:secret@db/runs")
+    assert secret.tracking_uri == "postgresql://me:secret@db/runs"
+    secret.save(tmp_path)
+    assert "secret" not in (tmp_path / ORDER).read_text()
+    kept = SweepOrder.load(tmp_path)
+    with pytest.raises(InputError, match=r"no password: give --tracking-uri postgresql://me:\*\*\*@db/runs again"):
+        kept.tracked_at(None)
+    assert kept.tracked_at("postgresql://me:secret@db/runs").tracking_uri == secret.tracking_uri
+
+
 def test_a_folder_without_an_order_or_with_a_garbled_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"no sweep to go on with .*{ORDER}"):
         SweepOrder.load(tmp_path)

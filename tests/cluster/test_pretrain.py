@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster import pipeline
 from cluster.pipeline import fit_channels, pretrain_stage
 from cluster.pretrain import check_setup, fit_workers
 from cluster.session import Resources
@@ -13,6 +14,7 @@ from data_shards.build import BuildConfig, build
 from data_shards.errors import InputError
 from data_shards.formats.index import ShardIndex
 from maetrain.recipes.load import load_recipe
+from maetrain.tracking.tracker import NullTracker
 from maetrain.train.config import PretrainSetup
 from maetrain.train.resume import RUN, bound_settings
 
@@ -29,6 +31,26 @@ def setup_in(run_dir: Path, index: ShardIndex, *overrides: str) -> PretrainSetup
     return PretrainSetup(
         model=config.model, pretrain=config.pretrain, shards=str(index.root), pool_subjects=("a",), run_dir=str(run_dir)
     )
+
+
+def test_a_pretraining_run_knows_what_the_machine_was_doing(
+    tmp_path: Path, index: ShardIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training, export and picture are made up."""
+
+    def draw(path: Path, *_: object) -> None:
+        path.write_bytes(b"png")
+
+    monkeypatch.setattr(pipeline, "run_pretraining", lambda *_: None)
+    monkeypatch.setattr(pipeline, "export_encoder", lambda run_dir, folder: folder.mkdir())
+    monkeypatch.setattr(pipeline, "rebuilt_crop", lambda *_: ())
+    monkeypatch.setattr(pipeline, "reconstruction", draw)
+    tracker, logged = NullTracker(), set[str]()
+    monkeypatch.setattr(tracker, "metrics", lambda metrics, step: logged.update(metrics))
+    (tmp_path / "run").mkdir()
+    resources = Resources(cpus=2, gpus=0)
+    pipeline.pretrain_and_export(setup_in(tmp_path / "run", index), CONFIG, index, resources, tracker)
+    assert {"system/cpu_utilization_percentage", "system/process_memory_megabytes"} <= logged
 
 
 @pytest.mark.parametrize(("gpus", "workers"), [(0, 2), (1, 1), (2, 2), (8, 2)])

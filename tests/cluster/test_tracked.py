@@ -1,12 +1,22 @@
 """One piece of work has one run, also over restarts, and a run that broke off says so. A real sqlite store."""
 
+import threading
+
 import pytest
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from cluster.tracked import WORK_TAG, Tracking, tracked
+from cluster.tracked import tracked
+from maetrain.tracking import patience
 from maetrain.tracking.mlflow_tracker import PARENT_TAG, MlflowTracker, open_experiment
+from maetrain.tracking.work import WORK_TAG, Tracking
 from maetrain.train.wishes import Stopped
+
+
+@pytest.fixture(autouse=True)
+def no_store_was_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "_is_away", threading.Event())
 
 
 @pytest.fixture(scope="module")
@@ -31,17 +41,6 @@ def test_the_run_of_a_piece_of_work_is_reopened(root: Tracking) -> None:
     assert run.info.status == "FINISHED"
     points = MlflowClient(root.uri).get_metric_history(run.info.run_id, "loss")
     assert [(p.step, p.value) for p in points] == [(1, 2.0), (2, 1.0)]
-
-
-def test_work_that_starts_over_has_each_point_once(root: Tracking) -> None:
-    with pytest.raises(KeyboardInterrupt), tracked(root, "job", "work-9", resumes=False) as tracker:
-        tracker.metrics({"loss": 2.0}, 1)
-        raise KeyboardInterrupt
-    with tracked(root, "job", "work-9", resumes=False) as again:
-        again.metrics({"loss": 2.0}, 1)
-    (run,) = runs_of(root, "work-9")
-    points = MlflowClient(root.uri).get_metric_history(run.info.run_id, "loss")
-    assert run.info.status == "FINISHED" and [(p.step, p.value) for p in points] == [(1, 2.0)]
 
 
 def test_a_resumed_run_knows_how_far_it_was_logged(root: Tracking) -> None:
@@ -75,6 +74,42 @@ def test_an_end_before_time_marks_the_run_keeps_its_points_and_goes_on(
         pass
     (run,) = runs_of(root, work)
     assert run.info.status == "FINISHED"
+
+
+def away(*_: object, **__: object) -> None:
+    raise MlflowException("no answer")
+
+
+def test_a_store_that_is_away_at_the_end_is_said_once_and_no_error(
+    root: Tracking, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(patience, "PATIENCE_S", 0.0)
+    with monkeypatch.context() as patch:
+        with tracked(root, "job", "work-11") as tracker:
+            tracker.metrics({"loss": 1.0}, 1)
+            patch.setattr(MlflowClient, "log_batch", away)
+        said = " ".join(capsys.readouterr().out.split())
+        assert said.count("the MLflow store does not answer (no answer): the same command logs") == 1
+    with tracked(root, "job", "work-11"):
+        pass
+    (run,) = runs_of(root, "work-11")
+    assert run.info.status == "FINISHED"
+
+
+def test_a_store_that_was_said_to_be_away_is_not_said_again(
+    root: Tracking, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with tracked(root, "job", "work-12"):
+        monkeypatch.setattr(MlflowClient, "set_terminated", away)
+        patience.give_up()
+    assert "does not answer" not in capsys.readouterr().out
+
+
+def test_a_store_that_is_away_does_not_hide_what_went_wrong(root: Tracking, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "PATIENCE_S", 0.0)
+    with pytest.raises(ValueError, match="broken"), tracked(root, "job", "work-13"):
+        monkeypatch.setattr(MlflowClient, "set_terminated", away)
+        raise ValueError("broken")
 
 
 def test_kept_work_moves_to_the_newest_parent(root: Tracking) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from data_shards.build import BuildConfig, build
 from data_shards.formats.index import ShardIndex
-from data_shards.preprocess import PreprocessConfig
+from data_shards.preprocess import PreprocessConfig, PreprocessRecord, Restorer
 
 # Percentiles 0..100 clip nothing, so a stored voxel can be decoded back to the number in the file.
 KEEP_ALL = PreprocessConfig(clip_percentiles=(0, 100), crop_to_content=False)
@@ -20,6 +20,13 @@ def write_nifti(path: Path, data: np.ndarray, affine: np.ndarray | None = None) 
     raw = nib.Nifti1Image(data, np.eye(4) if affine is None else affine).to_bytes()
     path.write_bytes(gzip.compress(raw, mtime=0) if path.name.endswith(".gz") else raw)
     return path
+
+
+def restored_XYZ(prob_KDHW: np.ndarray, record: PreprocessRecord) -> np.ndarray:
+    """The segmentation of a whole scan's probabilities, in one go."""
+    restorer = Restorer(record)
+    restorer.add(prob_KDHW)
+    return restorer.labels_XYZ()
 
 
 def place_code(shape_XYZ: tuple[int, int, int], who: int = 0) -> np.ndarray:

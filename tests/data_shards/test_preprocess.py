@@ -14,9 +14,9 @@ from data_shards.preprocess import (
     Restorer,
     prepare,
     prepare_label,
-    restore_probabilities,
 )
 from data_shards.resample import resample
+from tests.data_shards.helpers import restored_XYZ
 
 SHAPE_RAS = (6, 8, 10)
 SPACING_RAS = (1.0, 2.0, 3.0)
@@ -63,7 +63,7 @@ def test_any_orientation_prepares_to_the_same_volume_and_restores_to_its_own_gri
 
     label_DHW = prepare_label(label, prepared.record)
     assert np.array_equal(label_DHW, (ras_image() % 3).astype(np.uint8)[1:, :6, 3:].transpose(2, 1, 0))
-    restored = restore_probabilities(one_hot(label_DHW, 3), prepared.record)
+    restored = restored_XYZ(one_hot(label_DHW, 3), prepared.record)
     assert restored.dtype == np.uint8 and np.array_equal(restored, label.data)
 
 
@@ -138,7 +138,7 @@ def test_a_resampled_label_comes_back_with_its_organ_in_place(spacing_mm):
     assert np.allclose(prepared.record.spacing_mm, spacing_mm, rtol=0.05)
     label_DHW = prepare_label(Volume(label_XYZ, np.eye(4), path="l"), prepared.record)
     assert label_DHW.shape == prepared.volume_CDHW.shape[1:] and set(np.unique(label_DHW)) == {0, 2}
-    restored = restore_probabilities(one_hot(label_DHW, 3), prepared.record)
+    restored = restored_XYZ(one_hot(label_DHW, 3), prepared.record)
     dice = 2 * ((restored == 2) & (label_XYZ == 2)).sum() / ((restored == 2).sum() + (label_XYZ == 2).sum())
     assert restored.shape == label_XYZ.shape and dice > 0.92
 
@@ -155,7 +155,7 @@ def test_wrong_shapes_are_refused_on_both_ways():
     with pytest.raises(VolumeError, match="label shape"):
         prepare_label(Volume(np.zeros((6, 8, 9), np.uint8), np.eye(4), path="l"), record)
     with pytest.raises(InputError, match="prediction has shape"):
-        restore_probabilities(np.zeros((2, 7, 6, 4), np.float32), record)
+        restored_XYZ(np.zeros((2, 7, 6, 4), np.float32), record)
 
 
 def test_slabs_that_are_too_few_or_too_many_rows_are_refused():

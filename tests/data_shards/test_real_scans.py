@@ -10,8 +10,9 @@ import pytest
 
 from data_shards.build import BuildConfig, build
 from data_shards.formats.reader import open_reader
-from data_shards.preprocess import PreprocessRecord, restore_probabilities
+from data_shards.preprocess import PreprocessRecord
 from data_shards.verify import verify
+from tests.data_shards.helpers import restored_XYZ
 
 ARCHIVE = Path(__file__).resolve().parents[3] / "shared" / "data" / "Task04_Hippocampus"
 
@@ -38,6 +39,6 @@ def test_real_scans_are_built_verified_and_their_labels_return_to_the_file_s_gri
     for i, volume in enumerate(index.volumes):
         assert abs(volume.mean) < 0.01 and abs(volume.std - 1) < 0.01
         one_hot_KDHW = np.moveaxis(np.eye(3, dtype=np.float32)[reader.read(i, "label")], -1, 0)
-        restored = restore_probabilities(one_hot_KDHW, PreprocessRecord.from_json(volume.preprocess))
+        restored = restored_XYZ(one_hot_KDHW, PreprocessRecord.from_json(volume.preprocess))
         label = nib.load(folder / volume.source.replace("imagesTr", "labelsTr")).get_fdata()
         assert np.array_equal(restored, label)

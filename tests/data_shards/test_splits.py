@@ -4,7 +4,6 @@ import pytest
 
 from data_shards.errors import InputError
 from data_shards.splits import (
-    Split,
     budget_order,
     budget_subjects,
     classes_by_subject,
@@ -31,18 +30,6 @@ def test_a_split_depends_on_seed_and_names_alone():
 def test_too_few_persons_are_counted():
     with pytest.raises(InputError, match="3 labelled persons are too few for 1 test, 2 monitor"):
         make_split({name: PERSONS[name] for name in ("p00", "p01", "p02")}, 0.2, 2, seed=0)
-
-
-def test_a_split_survives_its_file(tmp_path):
-    split = make_split(PERSONS, 0.2, 3, seed=0)
-    split.save(tmp_path / "split.json")
-    assert Split.load(tmp_path / "split.json") == split
-    for text in ("{", "[]", '{"test": []}', '{"test": 1, "monitor": 2, "train": 3}'):
-        (tmp_path / "split.json").write_text(text)
-        with pytest.raises(InputError, match="split.json"):
-            Split.load(tmp_path / "split.json")
-    with pytest.raises(InputError, match="nowhere"):
-        Split.load(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -95,6 +95,7 @@ def test_mlflow_holds_a_parent_a_pretraining_and_a_child_a_job(first_run: Path, 
     (pretrain,) = [r for r in children if r.data.tags["kind"] == "pretrain"]
     steps = [m.step for m in client.get_metric_history(pretrain.info.run_id, "loss")]
     assert steps and len(steps) == len(set(steps))
+    assert "system/cpu_utilization_percentage" in pretrain.data.metrics
     (index_file,) = out.glob("shards/zarr-*/index.json")
     assert pretrain.inputs.dataset_inputs[0].dataset.digest in index_hash(index_file)
     assert any(a.path == "reconstructions" for a in client.list_artifacts(pretrain.info.run_id))

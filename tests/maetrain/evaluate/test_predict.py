@@ -15,11 +15,12 @@ from torch import Tensor
 
 from data_shards.archive.volume import read_image
 from data_shards.errors import InputError
-from data_shards.preprocess import PreprocessConfig, prepare, restore_probabilities
+from data_shards.preprocess import PreprocessConfig, prepare
 from maetrain.evaluate import predict
 from maetrain.evaluate.predict import predict_file, probabilities_KDHW
 from maetrain.evaluate.sliding import probability_slabs
 from maetrain.models.segmentation import NNFormer
+from tests.data_shards.helpers import restored_XYZ
 
 from ..small import SMALL, noise
 from .scans import Brightness, oblique_affine, organ, scan, write
@@ -172,7 +173,7 @@ def test_slabs_give_the_labels_of_the_whole_volume(
         cval=float(prepared.volume_CDHW.min()),
     )
     prob_KDHW = torch.as_tensor(logits)[0].softmax(0).numpy()
-    want = restore_probabilities(prob_KDHW, prepared.record)
+    want = restored_XYZ(prob_KDHW, prepared.record)
     assert len(np.unique(want)) > 1 and (got == want).mean() > 0.9995, "rounding turns ties, nothing else"
 
 

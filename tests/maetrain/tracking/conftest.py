@@ -1,14 +1,22 @@
 """One store of each kind for the tests of this folder."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from maetrain.tracking import patience
 from maetrain.tracking.mlflow_tracker import MlflowTracker, open_experiment
 from maetrain.tracking.work import Tracking
 
 from .stores import Server, postgres
+
+
+@pytest.fixture(autouse=True)
+def no_store_was_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test begins as a process does."""
+    monkeypatch.setattr(patience, "_is_away", threading.Event())
 
 
 @pytest.fixture(scope="session")

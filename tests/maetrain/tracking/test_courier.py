@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.store.db.utils import sql
 from mlflow.tracking import MlflowClient
@@ -13,7 +14,7 @@ from mlflow.tracking import MlflowClient
 from maetrain.tracking.courier import Courier
 from maetrain.tracking.journal import JournalTracker, read_journal
 from maetrain.tracking.mlflow_tracker import MlflowTracker, open_experiment
-from maetrain.tracking.work import WORK_TAG, Tracking
+from maetrain.tracking.work import WORK_TAG, Tracking, work_in
 
 from .stores import Server, free_port, wait_for
 
@@ -39,17 +40,21 @@ def written(journal: Path) -> list[tuple[int, float, int]]:
     return [(e["step"], e["metrics"]["loss"], e["at_ms"]) for e in part.entries if e["op"] == "metrics"]
 
 
-def logged(tracking: Tracking, work: str) -> list[tuple[int, float, int]]:
-    """The points of the one run of this work; none where there is no run yet."""
-    client = MlflowClient(tracking.uri)
-    runs = client.search_runs([tracking.experiment_id], f"tags.`{WORK_TAG}` = '{work}'")
+def runs_of(tracking: Tracking, journal: Path) -> list[Run]:
+    query = f"tags.`{WORK_TAG}` = '{work_in(journal.parent, journal.stem)}'"
+    return list(MlflowClient(tracking.uri).search_runs([tracking.experiment_id], query))
+
+
+def logged(tracking: Tracking, journal: Path) -> list[tuple[int, float, int]]:
+    """The points of the one run of this journal; none where there is no run yet."""
+    client, runs = MlflowClient(tracking.uri), runs_of(tracking, journal)
     assert len(runs) < 2
     history = [point for run in runs for point in client.get_metric_history(run.info.run_id, "loss")]
     return sorted((point.step, point.value, point.timestamp) for point in history)
 
 
-def status(tracking: Tracking, work: str) -> str:
-    (run,) = MlflowClient(tracking.uri).search_runs([tracking.experiment_id], f"tags.`{WORK_TAG}` = '{work}'")
+def status(tracking: Tracking, journal: Path) -> str:
+    (run,) = runs_of(tracking, journal)
     return run.info.status
 
 
@@ -78,7 +83,7 @@ def test_a_server_that_is_killed_in_mid_sweep_gets_everything_once_and_nobody_wa
         for path in journals:
             courier.watch(path)
             writers.append(subprocess.Popen([sys.executable, "-c", WRITER, str(path), str(tmp_path / "stop")]))
-        wait_for(lambda: all(len(logged(tracking, path.stem)) > 5 for path in journals), "curves while jobs run")
+        wait_for(lambda: all(len(logged(tracking, path)) > 5 for path in journals), "curves while jobs run")
         server.kill()
         wait_for(lambda: any("does not answer" in line for line in told), "word of the server's end")
         before = [len(written(path)) for path in journals]
@@ -89,8 +94,8 @@ def test_a_server_that_is_killed_in_mid_sweep_gets_everything_once_and_nobody_wa
         assert [writer.wait(60) for writer in writers] == [0, 0]
         assert courier.close(patience_s=120) == []
         for path in journals:
-            assert logged(tracking, path.stem) == written(path)
-            assert status(tracking, path.stem) == "FINISHED"
+            assert logged(tracking, path) == written(path)
+            assert status(tracking, path) == "FINISHED"
         assert [line.split(" (")[0] for line in told].count("the MLflow store does not answer") == 1, told
     finally:
         (tmp_path / "stop").touch()
@@ -114,7 +119,7 @@ def test_what_a_store_did_not_take_is_returned_and_delivered_by_the_next_sweep(
     for path in paths:
         again.watch(path)
     assert again.close(patience_s=60) == []
-    assert all(logged(tracking, path.stem) == written(path) for path in paths)
+    assert all(logged(tracking, path) == written(path) for path in paths)
 
 
 def test_a_store_that_is_busy_for_a_while_loses_nothing(
@@ -131,7 +136,7 @@ def test_a_store_that_is_busy_for_a_while_loses_nothing(
     courier.watch(path)
     wait_for(lambda: any("locked" in line for line in told), "word of the lock")
     other.rollback()
-    assert courier.close(patience_s=60) == [] and logged(tracking, "busy") == written(path)
+    assert courier.close(patience_s=60) == [] and logged(tracking, path) == written(path)
 
 
 def test_the_end_of_the_sweep_waits_for_a_store_that_comes_back(
@@ -153,7 +158,7 @@ def test_the_end_of_the_sweep_waits_for_a_store_that_comes_back(
     monkeypatch.setattr(MlflowClient, "create_run", create_run)
     courier = Courier(tracking, every_s=1000, say=comes_back)
     courier.watch(journal(tmp_path / "waited"))
-    assert courier.close(patience_s=60) == [] and len(logged(tracking, "waited")) == 5
+    assert courier.close(patience_s=60) == [] and len(logged(tracking, tmp_path / "waited")) == 5
 
 
 def test_a_run_without_an_end_was_killed(tracking: Tracking, tmp_path: Path) -> None:
@@ -163,17 +168,17 @@ def test_a_run_without_an_end_was_killed(tracking: Tracking, tmp_path: Path) -> 
         file.write('{"op": "metrics", "st')
     courier.watch(path)
     assert courier.close(patience_s=60) == []
-    assert status(tracking, "killed") == "KILLED" and len(logged(tracking, "killed")) == 5
+    assert status(tracking, path) == "KILLED" and len(logged(tracking, path)) == 5
 
 
 def test_a_job_that_is_tried_again_replaces_its_run(tracking: Tracking, tmp_path: Path) -> None:
     courier = Courier(tracking, every_s=0.05)
     path = journal(tmp_path / "retried", steps=7)
     courier.watch(path)
-    wait_for(lambda: len(logged(tracking, "retried")) == 7, "the first try")
+    wait_for(lambda: len(logged(tracking, path)) == 7, "the first try")
     courier.watch(path)
     journal(path, steps=3)
-    assert courier.close(patience_s=60) == [] and logged(tracking, "retried") == written(path)
+    assert courier.close(patience_s=60) == [] and logged(tracking, path) == written(path)
     assert len(written(path)) == 3
 
 
@@ -188,7 +193,7 @@ def test_a_journal_that_the_store_refuses_is_told_returned_and_holds_up_no_other
     courier.watch(bad.path)
     good = journal(tmp_path / "good")
     courier.watch(good)
-    wait_for(lambda: logged(tracking, "good") == written(good), "the other journal")
+    wait_for(lambda: logged(tracking, good) == written(good), "the other journal")
     assert courier.close(patience_s=60) == [bad.path]
     assert told[0].startswith(f"{bad.path}: ") and "what?!" in told[0]
 
@@ -199,11 +204,10 @@ def test_a_run_deleted_by_hand_in_mid_sweep_is_whole_in_the_end(tracking: Tracki
     tracker = JournalTracker(tmp_path / "deleted", "deleted", "deleted")
     tracker.metrics({"loss": 1.0}, 1)
     courier.watch(tracker.path)
-    wait_for(lambda: len(logged(tracking, "deleted")) == 1, "the first point")
-    client = MlflowClient(tracking.uri)
-    for run in client.search_runs([tracking.experiment_id], f"tags.`{WORK_TAG}` = 'deleted'"):
-        client.delete_run(run.info.run_id)
+    wait_for(lambda: len(logged(tracking, tracker.path)) == 1, "the first point")
+    for run in runs_of(tracking, tracker.path):
+        MlflowClient(tracking.uri).delete_run(run.info.run_id)
     tracker.metrics({"loss": 2.0}, 2)
     wait_for(lambda: bool(told), "word of the refusal")
     tracker.finish()
-    assert courier.close(patience_s=60) == [] and logged(tracking, "deleted") == written(tracker.path)
+    assert courier.close(patience_s=60) == [] and logged(tracking, tracker.path) == written(tracker.path)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,18 @@ from mlflow.tracking import MlflowClient
 
 from cluster.tracked import tracked
 from data_shards.errors import InputError
-from maetrain.tracking import deliver as module
 from maetrain.tracking import journal
-from maetrain.tracking.deliver import deliver
+from maetrain.tracking.deliver import Delivery
 from maetrain.tracking.journal import JournalTracker
 from maetrain.tracking.mlflow_tracker import PARENT_TAG, MlflowTracker, open_experiment
-from maetrain.tracking.work import WORK_TAG, Tracking
+from maetrain.tracking.work import WORK_TAG, Tracking, work_in
 
 EVERY_STORE = pytest.mark.parametrize("tracking", ["sqlite_store", "postgres_store", "server_store"], indirect=True)
+
+
+def deliver(path: Path, tracking: Tracking, say: Callable[[str], None] = print) -> bool:
+    """As a process of its own would that finds the journal."""
+    return Delivery(path, tracking, say).forward()
 
 
 def write(path: Path, steps: int = 12, ends: bool = True, loss: float = 0.1) -> JournalTracker:
@@ -38,14 +43,19 @@ def write(path: Path, steps: int = 12, ends: bool = True, loss: float = 0.1) -> 
     return tracker
 
 
-def runs(tracking: Tracking, work: str) -> list[Run]:
-    return list(MlflowClient(tracking.uri).search_runs([tracking.experiment_id], f"tags.`{WORK_TAG}` = '{work}'"))
+def work_of(path: Path) -> str:
+    return work_in(path.parent, f"work of {path.name}")
+
+
+def runs(tracking: Tracking, path: Path) -> list[Run]:
+    query = f"tags.`{WORK_TAG}` = '{work_of(path)}'"
+    return list(MlflowClient(tracking.uri).search_runs([tracking.experiment_id], query))
 
 
 def everything(tracking: Tracking, path: Path) -> dict[str, Any]:
     """All that the store has of the one run of a journal."""
     client = MlflowClient(tracking.uri)
-    (run,) = runs(tracking, f"work of {path.name}")
+    (run,) = runs(tracking, path)
     points = {k: client.get_metric_history(run.info.run_id, k) for k in run.data.metrics}
     return {
         "status": run.info.status,
@@ -75,7 +85,7 @@ def test_a_journal_brought_twice_stands_there_once_as_it_was_written(tracking: T
     assert [(step, value) for step, value, _ in once["points"]["strange"]] == [(12, "nan")]
     assert once["params"] == {"finetune.steps": "12", "rates": "[0.001, 0.0001]"}
     assert once["tags"] == {"arm": "mae", "budget": "2"} | {
-        WORK_TAG: "work of journal.jsonl",
+        WORK_TAG: work_of(path),
         "maetrain.attempt": lines[0]["id"],
     }
     assert (once["status"], once["name"], once["parent"]) == ("FINISHED", "k2-mae-s0", tracking.parent_run_id)
@@ -151,9 +161,7 @@ def test_a_delivered_journal_is_not_sent_again_but_moves_to_the_newest_parent(
     deliver(path, tracking)
     before = everything(tracking, path)
     mark = json.loads((tmp_path / "kept.jsonl.delivered").read_text())
-    num_lines = len(path.read_text().splitlines())
-    assert (mark["run_id"], mark["end"]) == (runs(tracking, "work of kept.jsonl")[0].info.run_id, path.stat().st_size)
-    assert mark["operations"] == num_lines
+    assert (mark["run_id"], mark["end"]) == (runs(tracking, path)[0].info.run_id, path.stat().st_size)
     newer = MlflowTracker(tracking.uri, tracking.experiment_id, "newer").run_id
     for call in CALLS:
         monkeypatch.setattr(MlflowClient, call, lambda *_: pytest.fail("sent again"))
@@ -168,7 +176,7 @@ def test_a_store_that_does_not_know_the_run_gets_it_again(tracking: Tracking, tm
     deliver(path, tracking)
     before = everything(tracking, path)
     if how == "deleted":
-        MlflowClient(tracking.uri).delete_run(runs(tracking, "work of again.jsonl")[0].info.run_id)
+        MlflowClient(tracking.uri).delete_run(runs(tracking, path)[0].info.run_id)
     else:
         uri = f"sqlite:///{tmp_path}/other.db"
         experiment_id = open_experiment(uri, "tests", tmp_path / "other")
@@ -179,7 +187,7 @@ def test_a_store_that_does_not_know_the_run_gets_it_again(tracking: Tracking, tm
 
 def test_a_job_that_starts_over_has_one_run_with_its_own_points(tracking: Tracking, tmp_path: Path) -> None:
     path = tmp_path / "over.jsonl"
-    with pytest.raises(ValueError), tracked(tracking, "k2-mae-s0", "work of over.jsonl") as tracker:
+    with pytest.raises(ValueError), tracked(tracking, "k2-mae-s0", work_of(path)) as tracker:
         tracker.metrics({"loss": 9.0}, 0)  # by the way without a journal
         raise ValueError
     write(path, steps=3, ends=False, loss=7.0)
@@ -190,9 +198,29 @@ def test_a_job_that_starts_over_has_one_run_with_its_own_points(tracking: Tracki
     assert [(step, value) for step, value, _ in now["points"]["loss"]] == [(0, "5.0"), (1, "2.5")]
 
 
+def test_equal_work_in_two_folders_has_two_runs_and_a_copied_folder_gets_its_own(
+    tracking: Tracking, tmp_path: Path
+) -> None:
+    one, two, copied = (tmp_path / name / "journal.jsonl" for name in ("one", "two", "copied"))
+    for path, loss in ((one, 7.0), (two, 5.0)):
+        path.parent.mkdir()
+        write(path, loss=loss)
+        deliver(path, tracking)
+    shutil.copytree(one.parent, copied.parent)
+    newer = MlflowTracker(tracking.uri, tracking.experiment_id, "newer").run_id
+    deliver(copied, Tracking(tracking.uri, tracking.experiment_id, newer))
+    first = [everything(tracking, path)["points"]["loss"][0][1] for path in (one, two, copied)]
+    assert first == ["7.0", "5.0", "7.0"]
+    parents = [everything(tracking, path)["parent"] for path in (one, two, copied)]
+    assert parents == [tracking.parent_run_id, tracking.parent_run_id, newer]
+    write(two, steps=1, loss=3.0)
+    deliver(two, tracking)
+    assert [len(everything(tracking, path)["points"]["loss"]) for path in (one, two)] == [12, 1]
+
+
 def test_a_delivered_journal_that_is_replaced_is_delivered(tracking: Tracking, tmp_path: Path) -> None:
     path = tmp_path / "retried.jsonl"
-    delivery = module.Delivery(path, tracking, print)
+    delivery = Delivery(path, tracking, print)
     write(path, loss=7.0)
     assert delivery.forward()
     write(path, steps=2, loss=5.0)
@@ -219,7 +247,7 @@ def test_more_than_one_call_takes_is_sent_in_several(tracking: Tracking, tmp_pat
         tracker.metrics({"loss": float(step)}, step)
     tracker.finish()
     deliver(path, tracking)
-    (run,) = runs(tracking, "work of large.jsonl")
+    (run,) = runs(tracking, path)
     history = MlflowClient(tracking.uri).get_metric_history(run.info.run_id, "loss")
     assert sorted(p.step for p in history) == list(range(1900))
     assert len(run.data.params) == 230 and run.data.tags["t129"] == "129"

@@ -1,11 +1,16 @@
 """Runs in a real sqlite store: what is logged is there afterwards."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from mlflow.tracking import MlflowClient
 
+from data_shards.errors import InputError
+from maetrain.tracking import patience
 from maetrain.tracking.mlflow_tracker import PARENT_TAG, MlflowTracker, find_run, open_experiment
+
+from .stores import free_port
 
 Store = tuple[str, str]
 
@@ -19,6 +24,29 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def test_an_experiment_is_made_once(store: Store) -> None:
     assert open_experiment(store[0], "tests") == store[1]
+
+
+@pytest.mark.parametrize(
+    ("uri", "why", "remark"),
+    [
+        ("http://me:secret@127.0.0.1:{port}", "API request to http://me:.*@127.0.0.1", "nothing listens there"),
+        ("postgresql://me:secret@127.0.0.1:{port}/x", "Connection refused|connection failed", "no database there"),
+        ("htp://me:secret@mlflow:5000", "unsupported URI", "a typo in the scheme"),
+        ("sqlite://me:secret@x", "Invalid SQLite URL|near|URL", "a slash too few"),
+        ("{folder}/mlruns", "filesystem tracking backend", "a path without a scheme"),
+        ("sqlite:////proc/nowhere/x.db", "No such file|nowhere", "a folder that can't be made"),
+    ],
+)
+def test_a_wrong_uri_is_one_line_with_the_way_out(
+    uri: str, why: str, remark: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(patience, "time", SimpleNamespace(monotonic=lambda: sum(waited), sleep=waited.append))
+    uri = uri.format(port=free_port(), folder=tmp_path)
+    with pytest.raises(InputError, match=f"--tracking-uri .*({why}).*give another: http://HOST") as error:
+        open_experiment(uri, "tests")
+    assert "secret" not in str(error.value) and "\n" not in str(error.value), remark
+    assert sum(waited) < 15
 
 
 def test_metrics_come_back_with_their_steps(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,12 +23,13 @@ from maetrain.evaluate.serve import ServedModel
 from maetrain.models.segmentation import NNFormer
 from maetrain.tracking import model as module
 from maetrain.tracking.mlflow_tracker import MlflowTracker
-from maetrain.tracking.model import log_model, register
+from maetrain.tracking.model import Claim, log_model, register
 from maetrain.tracking.work import Tracking
 
 from ..small import SMALL
 
 ROOT = Path(__file__).parents[3]
+GOOD = Claim(4, 0.8)
 AFFINE_4X4 = np.array([[0.0, -1.2, 0, 5], [1.0, 0, 0, -3], [0, 0, 1.4, 8], [0, 0, 0, 1]])
 
 
@@ -60,7 +61,7 @@ def wanted_XYZ(folder: Path) -> np.ndarray:
 
 
 def logged(tracking: Tracking, folder: Path) -> str:
-    return log_model(tracking.uri, tracking.parent_run_id, folder, "best-mae", {"dice": "0.8"})
+    return log_model(tracking.uri, tracking.parent_run_id, folder, "best-mae")
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ EVERY_STORE = pytest.mark.parametrize("tracking", ["sqlite_store", "server_store
 def test_a_loaded_model_segments_as_ours_does(global_store: Tracking, tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "model")
     uri = logged(global_store, folder)
-    assert register(global_store.uri, uri, f"seg-{tmp_path.name}") == f"models:/seg-{tmp_path.name}/1"
+    assert register(global_store.uri, uri, f"seg-{tmp_path.name}", GOOD).version == f"models:/seg-{tmp_path.name}/1"
     for name in (uri, f"models:/seg-{tmp_path.name}@champion"):
         got = mlflow.pyfunc.load_model(name).predict({"image": image_CXYZ(), "affine": AFFINE_4X4})
         assert got.dtype == np.uint8 and np.array_equal(got, wanted_XYZ(folder))
@@ -161,7 +162,7 @@ def test_a_model_is_logged_once_with_its_makers_as_tags(
     assert logged(tracking, folder) == uri
     (model,) = client.search_logged_models([tracking.experiment_id])
     assert (model.model_uri, model.name, model.status.value) == (uri, "best-mae", "READY")
-    assert model.tags.items() >= {"arm": "mae", "budget": "2", "dice": "0.8"}.items()
+    assert model.tags.items() >= {"arm": "mae", "budget": "2"}.items()
     outputs = client.get_run(tracking.parent_run_id).outputs.model_outputs
     assert [output.model_id for output in outputs] == [model.model_id]
     other = logged(tracking, model_folder(tmp_path / "other", seed=1))
@@ -171,18 +172,52 @@ def test_a_model_is_logged_once_with_its_makers_as_tags(
 def test_the_same_weights_get_no_second_version_and_the_alias_moves(tracking: Tracking, tmp_path: Path) -> None:
     name = f"seg-{tmp_path.name}"
     first = logged(tracking, model_folder(tmp_path / "model"))
-    assert register(tracking.uri, first, name) == register(tracking.uri, first, name) == f"models:/{name}/1"
+    uri = f"models:/{name}/1"
+    for _ in range(2):
+        assert register(tracking.uri, first, name, GOOD) == (uri, uri, GOOD)
     second = logged(tracking, model_folder(tmp_path / "other", seed=1))
-    assert register(tracking.uri, second, name) == f"models:/{name}/2"
+    assert register(tracking.uri, second, name, GOOD) == (f"models:/{name}/2", f"models:/{name}/2", GOOD)
     client = MlflowClient(tracking.uri)
     assert str(client.get_model_version_by_alias(name, "champion").version) == "2"
     elsewhere = MlflowTracker(tracking.uri, tracking.experiment_id, "a rerun").run_id
     again = log_model(tracking.uri, elsewhere, tmp_path / "model", "best-mae")
-    assert again != first and register(tracking.uri, again, name, "baseline") == f"models:/{name}/1"
+    assert again != first and register(tracking.uri, again, name, GOOD, "baseline").version == f"models:/{name}/1"
     assert str(client.get_model_version_by_alias(name, "baseline").version) == "1"
     assert len(client.search_model_versions(f"name = '{name}'")) == 2
     (version,) = [v for v in client.search_model_versions(f"name = '{name}'") if str(v.version) == "1"]
     assert version.tags[module.WEIGHTS_TAG] == load_model(tmp_path / "model")[1].weights_sha256
+
+
+@pytest.mark.parametrize(
+    ("newer", "moves", "remark"),
+    [
+        (Claim(4, 0.8), True, "as good"),
+        (Claim(4, 0.7999999), False, "worse"),
+        (Claim(2, 0.99), False, "better, from fewer persons"),
+        (Claim(12, 0.1), True, "from more persons; 12 is more than 4 as a number"),
+    ],
+)
+@EVERY_STORE
+def test_the_alias_moves_to_what_is_at_least_as_good(
+    tracking: Tracking, tmp_path: Path, newer: Claim, moves: bool, remark: str
+) -> None:
+    name, client = f"seg-{tmp_path.name}", MlflowClient(tracking.uri)
+    register(tracking.uri, logged(tracking, model_folder(tmp_path / "model")), name, GOOD)
+    second = logged(tracking, model_folder(tmp_path / "other", seed=1))
+    holder = f"models:/{name}/{2 if moves else 1}"
+    assert register(tracking.uri, second, name, newer) == (f"models:/{name}/2", holder, newer if moves else GOOD), (
+        remark
+    )
+    assert f"models:/{name}/{client.get_model_version_by_alias(name, 'champion').version}" == holder
+
+
+def test_a_holder_that_has_nothing_to_show_yields(tracking: Tracking, tmp_path: Path) -> None:
+    name, client = f"seg-{tmp_path.name}", MlflowClient(tracking.uri)
+    client.create_registered_model(name)
+    client.create_model_version(name, str(tmp_path))
+    client.set_registered_model_alias(name, "champion", "1")
+    model = logged(tracking, model_folder(tmp_path / "model"))
+    assert register(tracking.uri, model, name, GOOD).holder == f"models:/{name}/2"
 
 
 @pytest.mark.runs
@@ -192,7 +227,7 @@ def test_the_example_of_the_guide_runs(tracking: Tracking, tmp_path: Path) -> No
 
     nibabel.save(nibabel.Nifti1Image(image_CXYZ()[0], AFFINE_4X4), tmp_path / "scan.nii.gz")
     folder = model_folder(tmp_path / "model")
-    register(tracking.uri, logged(tracking, folder), "hippocampus")
+    register(tracking.uri, logged(tracking, folder), "hippocampus", GOOD)
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "serving.md").read_text(), re.DOTALL)
     env = {**os.environ, "MLFLOW_TRACKING_URI": tracking.uri}
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=env, timeout=900)

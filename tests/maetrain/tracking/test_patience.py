@@ -1,5 +1,7 @@
 """What passes is waited for, what doesn't is said at once, and MLflow's own waiting is off unless a user wants it."""
 
+import errno
+import socket
 import subprocess
 import sys
 
@@ -12,7 +14,7 @@ from sqlalchemy.exc import OperationalError
 
 from maetrain.tracking import patience
 from maetrain.tracking.mlflow_tracker import MlflowTracker
-from maetrain.tracking.patience import is_passing, patiently
+from maetrain.tracking.patience import StoreAway, first_line, is_passing, patiently, within
 from maetrain.tracking.work import Tracking
 
 from .stores import free_port
@@ -35,6 +37,16 @@ def http_error(status: int) -> requests.HTTPError:
         (MlflowException("(psycopg.errors.UniqueViolation) dataset_pk", BAD_REQUEST), True, "another was faster"),
         (OperationalError("SELECT 1", {}, Exception("too many clients already")), True, "PostgreSQL's connections"),
         (ConnectionResetError(), True, "a line cut"),
+        (TimeoutError(), True, "no answer in time"),
+        (socket.gaierror(-2, "Name or service not known"), True, "a name server that is away"),
+        (OSError(errno.EHOSTUNREACH, "No route to host"), True, "a cable"),
+        (requests.ConnectionError(), True, "no answer of the artifact store"),
+        (requests.Timeout(), True, "a slow artifact store"),
+        (requests.exceptions.ChunkedEncodingError(), True, "cut in the middle of an answer"),
+        (OSError(errno.ENOSPC, "No space left on device"), False, "this machine's disk is full"),
+        (FileNotFoundError(errno.ENOENT, "No such file"), False, "a file of this machine"),
+        (PermissionError(errno.EACCES, "Permission denied"), False, "a folder of this machine"),
+        (requests.exceptions.InvalidURL(), False, "a URI that is none"),
         (http_error(503), True, "the artifact store is busy"),
         (http_error(429), True, "the artifact store's limit"),
         (http_error(403), False, "no right to write artifacts"),
@@ -51,7 +63,7 @@ def test_what_passes_is_told_from_what_does_not(error: Exception, passes: bool, 
 def test_a_call_is_made_again_until_it_succeeds(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     monkeypatch.setattr(patience.time, "sleep", pauses.append)
-    answers = iter([OSError(), OSError(), OSError(), 7])
+    answers = iter([ConnectionError(), ConnectionError(), ConnectionError(), 7])
 
     def call(first: int, second: int) -> int:
         answer = next(answers)
@@ -71,13 +83,51 @@ def test_patience_ends_and_a_lasting_error_is_raised_at_once(monkeypatch: pytest
         calls.append(error)
         raise error
 
-    with pytest.raises(OSError):
-        patiently(fail, OSError())
+    with pytest.raises(StoreAway, match=r"the MLflow store does not answer \(cut\): the same command"):
+        patiently(fail, ConnectionError("cut"))
     assert len(calls) > 1
     calls.clear()
     with pytest.raises(ValueError):
         patiently(fail, ValueError())
     assert len(calls) == 1
+
+
+def test_a_store_waited_for_in_vain_is_asked_once_until_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience.time, "sleep", lambda _: None)
+    calls: list[str] = []
+
+    def call(fails: int) -> int:
+        calls.append("")
+        if len(calls) <= fails:
+            raise ConnectionError
+        return len(calls)
+
+    with pytest.raises(StoreAway):
+        within(0.0, call, 99)
+    calls.clear()
+    with pytest.raises(StoreAway):
+        patiently(call, 99)
+    assert len(calls) == 1
+    calls.clear()
+    assert patiently(call, 0) == 1
+    calls.clear()
+    assert patiently(call, 2) == 3
+
+
+def test_what_is_said_of_an_error_holds_no_password() -> None:
+    error = MlflowException("API request to http://me:se@cret@host:5000/api/2.0/x failed with\nmore")
+    assert first_line(error) == "API request to http://me:***@host:5000/api/2.0/x failed with"
+    assert first_line(ConnectionError()) == "ConnectionError"
+    assert len(first_line(ValueError("x" * 999))) == 200
+
+
+def test_a_database_that_is_away_is_tried_once_by_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow.store.db import utils
+
+    monkeypatch.setattr(utils.time, "sleep", lambda _: pytest.fail("MLflow waits by itself"))
+    with pytest.raises(OperationalError) as error:
+        MlflowClient(f"postgresql://me@127.0.0.1:{free_port()}/x").get_experiment("1")
+    assert is_passing(error.value)
 
 
 def test_mlflow_itself_notices_a_server_that_is_away_at_once_unless_the_user_says_otherwise() -> None:

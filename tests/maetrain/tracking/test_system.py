@@ -64,8 +64,16 @@ def test_samples_come_at_once_after_each_interval_and_at_the_end() -> None:
         wait_for(lambda: len(tracker.points) > 5, "six samples")
         before = len(tracker.points)
     assert len(tracker.points) > before
-    assert [step for step, _ in tracker.points] == list(range(len(tracker.points)))
+    assert [step for step, _ in tracker.points] == list(range(1, len(tracker.points) + 1))
     assert not any(thread.name == "system-metrics" for thread in threading.enumerate())
+
+
+def test_a_run_that_goes_on_has_each_step_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = Remembering()
+    monkeypatch.setattr(tracker, "last_step", lambda metric: 7 * (metric in system_sample()), raising=True)
+    with SystemMetrics(tracker, every_s=1000):
+        pass
+    assert [step for step, _ in tracker.points] == [8]
 
 
 def test_an_error_of_the_work_is_not_hidden() -> None:
