@@ -47,8 +47,8 @@ def compare_arms(
     inputs.save(out / INPUTS)
     rows = [row for stage in stages.values() for row in read_scores(stage.folder / "scores.csv")]
     elsewhere = _gather_elsewhere(comparison, stages)
-    page = write_report(rows, inputs, out, out / "report", elsewhere=elsewhere)
     numbers = analyse(rows, inputs, elsewhere=elsewhere)
+    page = write_report(rows, inputs, numbers, out, out / "report")
     say("")
     if numbers.comparisons:
         show_table(f"Dice on {numbers.comparisons[0].n_subjects} test persons", summary_rows(numbers.comparisons))

@@ -1,7 +1,7 @@
 """Gathers what the stages left on disk into one report."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
 from cluster.stages import Stage
@@ -15,6 +15,7 @@ from maetrain.finetune.job import JobResult
 from maetrain.recipes.config import RunConfig
 from maetrain.recipes.load import explained
 from maetrain.report.inputs import Curve, Overlap, Picture, PretrainCurve, Quarantined, ReportInputs
+from maetrain.report.wording import persons
 from maetrain.train.curve import Curve as LossCurve
 
 
@@ -80,7 +81,7 @@ def report_inputs(
         config_yaml=explained(config),
         provenance={"shard index": index.sha256, "encoder runs": runs} | provenance,
         quarantined=[Quarantined(case=q.case, path=q.path, reason=q.reason) for q in index.quarantined],
-        notes=_notes(config, index, comparison.arms, rates),
+        notes=notes(config, index, comparison.arms, rates, {job.budget for job in comparison.trials()}),
     )
 
 
@@ -102,9 +103,14 @@ def _pictures(pretraining: Path | None, stages: Mapping[FinetuneJob, Stage], out
     ]
 
 
-def _notes(
-    config: RunConfig, index: ShardIndex, arms: Mapping[str, str | None], rates: Mapping[str, float]
+def notes(
+    config: RunConfig,
+    index: ShardIndex,
+    arms: Mapping[str, str | None],
+    rates: Mapping[str, float],
+    tried: Set[int],
 ) -> list[str]:
+    """What a reader must know of how it was run. rates: of each arm, where trials chose them at the budgets `tried`."""
     said = []
     if config.sweep.max_test_cases:
         said.append(f"Only the first {config.sweep.max_test_cases} test cases were scored (sweep.max_test_cases).")
@@ -113,7 +119,12 @@ def _notes(
     if rates:
         chosen = ", ".join(f"{arm} {rate:g}" for arm, rate in rates.items())
         grid = ", ".join(f"{rate:g}" for rate in config.sweep.learning_rates)
-        said.append(f"Peak learning rates, each arm's chosen out of {grid} on validation persons: {chosen}.")
+        said.append(
+            f"Peak learning rates, each arm's chosen out of {grid} on validation persons with "
+            f"{persons(sorted(tried))}: {chosen}."
+        )
+        if untried := [budget for budget in config.sweep.budgets if budget not in tried]:
+            said.append(f"These rates, chosen there, serve {persons(untried)}, too: none were searched for those.")
     elif len(arms) > 1 and config.finetune.learning_rate != config.finetune.pretrained_learning_rate:
         said.append(
             f"Peak learning rate: {config.finetune.learning_rate:g} from scratch, "

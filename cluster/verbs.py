@@ -37,6 +37,7 @@ from maetrain.finetune.plan import pretrain_pool, split_of
 from maetrain.recipes.config import SCRATCH, UNTRAINED, RunConfig
 from maetrain.report.material import read_material
 from maetrain.report.page import write_report
+from maetrain.report.results import analyse
 from maetrain.tracking.mlflow_tracker import open_experiment
 from maetrain.tracking.work import Tracking
 
@@ -213,7 +214,6 @@ def _write_table(out: Path, rows: list[ScoreRow], labels: Labels) -> None:
 
 def run_report_verb(folder: Path, out: Path | None, arm: str | None) -> None:
     material = read_material(folder)
-    page = write_report(
-        material.rows, material.inputs, folder, out or folder / "report", arm=arm, elsewhere=material.elsewhere
-    )
+    results = analyse(material.rows, material.inputs, arm=arm, elsewhere=material.elsewhere)
+    page = write_report(material.rows, material.inputs, results, folder, out or folder / "report")
     say(f"report: {page}")

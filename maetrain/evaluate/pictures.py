@@ -24,7 +24,10 @@ def class_map(num_classes: int) -> ListedColormap:
 def overlay(
     path: Path, image_XYZ: np.ndarray, label_XYZ: np.ndarray, predicted_XYZ: np.ndarray, class_names: list[str]
 ) -> None:
-    """The slice with most foreground: image, reference, prediction, side by side. Axial, as stored."""
+    """Image, reference, prediction side by side: of the slices along Z the one with most foreground in the reference.
+
+    Z is the last axis as stored: head to foot in most files, not in all.
+    """
     z = int((label_XYZ > 0).sum((0, 1)).argmax())
     low, high = np.percentile(image_XYZ[..., z], (1, 99))
     figure, axes = plt.subplots(1, 3, figsize=(7.5, 2.9), layout="constrained")

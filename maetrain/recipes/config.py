@@ -49,7 +49,9 @@ class SweepConfig(_Settings):
         "of the budget itself; none = those of finetune",
     )
     trial_budgets: tuple[int, ...] = Field(
-        (), description="budgets that trials are made at; none = the smallest from 4 persons on, else the largest"
+        (),
+        description="budgets that trials are made at; none = the smallest from 4 persons on, else the largest. The "
+        "rates chosen there serve all budgets, also the smaller ones",
     )
     trial_seeds: int = Field(1, ge=1, description="seeds that trials are made with, the first ones")
     trial_share: float = Field(0.25, gt=0, le=0.5, description="share of a trial's persons that validate")

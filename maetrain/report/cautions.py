@@ -1,12 +1,12 @@
 """What limits what the report may be taken to show, each in a sentence."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from maetrain.evaluate.scores import ScoreRow
 from maetrain.report.inputs import ReportInputs
 from maetrain.report.statistics import BudgetComparison
 from maetrain.report.verdict import ALPHA, CONTROL, control_sentence, differs
-from maetrain.report.wording import count
+from maetrain.report.wording import count, join
 
 ENOUGH_SUBJECTS = 20
 ENOUGH_SEEDS = 5
@@ -34,14 +34,14 @@ def gather_warnings(
     own = comparisons[arm]
     return [
         *_overlap(inputs),
-        *_persons(own, inputs),
+        *_persons(own, len({row.subject for row in rows})),
         *_seeds(own),
         *(
             control_sentence(found)
             for name, found in comparisons.items()
             if name == CONTROL and any(map(differs, found))
         ),
-        *_unpaired(rows, baseline, arm),
+        *_missing(rows, (baseline, *comparisons)),
         *(text for name, there in elsewhere.items() for text in _set_elsewhere(rows, name, there)),
     ]
 
@@ -57,8 +57,8 @@ def _overlap(inputs: ReportInputs) -> list[str]:
     ]
 
 
-def _persons(comparisons: Sequence[BudgetComparison], inputs: ReportInputs) -> list[str]:
-    smallest = min([c.n_subjects for c in comparisons], default=inputs.test_subjects)
+def _persons(comparisons: Sequence[BudgetComparison], num_scored: int) -> list[str]:
+    smallest = min([c.n_subjects for c in comparisons], default=num_scored)
     found = [text] if (text := resolution_warning(smallest)) else []
     if comparisons and (floor := min(1.0, 2.0 ** (1 - smallest)) * len(comparisons)) >= ALPHA:
         found.append(
@@ -81,11 +81,20 @@ def _seeds(comparisons: Sequence[BudgetComparison]) -> list[str]:
     ]
 
 
-def _unpaired(rows: Sequence[ScoreRow], baseline: str, arm: str) -> list[str]:
-    jobs = {name: {(row.budget, row.seed) for row in rows if row.arm == name} for name in (baseline, arm)}
-    if not (unpaired := len(jobs[baseline] ^ jobs[arm])):
-        return []
-    return [f"{count(unpaired, 'job')} of one arm without a counterpart in the other: not compared."]
+def _missing(rows: Sequence[ScoreRow], arms: Iterable[str]) -> list[str]:
+    """A sentence for each arm that lacks a job (budget, seed) which another arm has."""
+    jobs = {arm: {(row.budget, row.seed) for row in rows if row.arm == arm} for arm in arms}
+    everywhere = set().union(*jobs.values())
+    found = []
+    for arm, own in jobs.items():
+        if lacking := sorted(everywhere - own):
+            budgets = join([str(budget) for budget in sorted({budget for budget, _ in lacking})])
+            jobs_there = count(len(everywhere), "job")
+            found.append(
+                f"{arm} lacks {len(lacking)} of {jobs_there} that other arms have (labelled persons: {budgets}): "
+                "what has no counterpart is not compared."
+            )
+    return found
 
 
 def _set_elsewhere(rows: Sequence[ScoreRow], name: str, there: Sequence[ScoreRow]) -> list[str]:

@@ -11,6 +11,21 @@ from maetrain.report.resampling import NUM_RESAMPLES
 from maetrain.report.results import Results
 from maetrain.report.verdict import ALPHA
 
+SECTIONS = {  # key -> title, in the order of page and Markdown
+    "efficiency": "Label efficiency",
+    "saved": "Labels saved",
+    "arms": "The other arms",
+    "convergence": "Convergence",
+    "elsewhere": "Elsewhere",
+    "classes": "Scores per class",
+    "pretraining": "Pretraining and reconstructions",
+    "overlays": "Segmentations",
+    "method": "How it was measured",
+    "quarantine": "Quarantine",
+    "configuration": "Configuration",
+    "provenance": "Provenance",
+}
+CAUTIONS = "Read with care"
 NO_COMPARISON = "No test case was scored by both arms with the same budget and seed."
 NO_SAVING = "Labels saved need scores of the baseline at two budgets at least, and a seed that all jobs share."
 NO_OTHER_ARM = "No other arm was scored."
@@ -22,12 +37,14 @@ NO_QUARANTINE = "No scan was left out."
 NO_CONFIGURATION = "No configuration was recorded."
 NO_PROVENANCE = "No provenance was recorded."
 COMPARED = (
-    "Difference with its 95 % interval (two-level bootstrap over persons and seeds) and Wilcoxon signed-rank p, "
-    "corrected over the budgets of a table (Holm)."
+    "Difference with its 95\N{NO-BREAK SPACE}% interval (two-level bootstrap over persons and seeds) and Wilcoxon "
+    "signed-rank p over persons, which takes the seeds as they are, corrected over the budgets of a table (Holm). A "
+    "verdict needs both: an interval without zero, and such a p."
 )
 SAVED = (
     "How many labelled persons the baseline needs for what an arm reaches, and how many times the arm's that is. Read "
-    "off the baseline's curve: linear in log2 of the budget; where it dips, the first crossing counts. 95 % interval: "
+    "off the baseline's curve between the budgets that were run, so no whole persons: linear in log2 of the budget; "
+    "where it dips, the first crossing counts; beyond its ends nothing is guessed. 95\N{NO-BREAK SPACE}% interval: "
     "two-level bootstrap with one draw for all budgets, not corrected over them."
 )
 ELSEWHERE = f"The same models, untuned, on cases from another scanner or study. {COMPARED}"
@@ -39,9 +56,10 @@ FILES = (
 
 
 def facts(rows: Sequence[ScoreRow], inputs: ReportInputs) -> list[tuple[str, str]]:
-    """(name, value), the most telling first."""
+    """(name, value), the most telling first. Counted are the scores: a sweep may score a part of the test set."""
+    scored = len({row.subject for row in rows})
     found = [
-        ("test persons", inputs.test_subjects),
+        ("test persons", scored if scored >= inputs.test_subjects else f"{scored} of {inputs.test_subjects}"),
         ("test scans scored", len({row.case for row in rows})),
         ("label budgets", len({row.budget for row in rows})),
         ("seeds", len({row.seed for row in rows})),

@@ -5,28 +5,26 @@ committed regenerates every one of them.
 """
 
 import csv
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from data_shards.errors import InputError
+from data_shards.formats.files import published
 from maetrain.report.inputs import Curve
 
 HEADER = ("budget", "arm", "seed", "step", "dice")
 
 
 def write_curves(path: Path, curves: Sequence[Curve]) -> None:
-    """Sorted by job, every digit kept, through a temporary file."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
+    """Sorted by job, every digit kept, whole or not at all."""
+    with published(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(HEADER)
         for curve in sorted(curves, key=lambda curve: (curve.budget, curve.arm, curve.seed)):
             for step, dice in zip(curve.steps, curve.dice, strict=True):
                 writer.writerow([curve.budget, curve.arm, curve.seed, step, repr(float(dice))])
-    os.replace(temporary, path)
 
 
 def read_curves(path: Path) -> list[Curve]:

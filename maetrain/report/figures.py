@@ -15,7 +15,7 @@ from html import escape
 from maetrain.report.convergence import Convergence, on_one_grid
 from maetrain.report.inputs import Curve, PretrainCurve
 from maetrain.report.statistics import ArmPoint, BudgetComparison
-from maetrain.report.styles import css_class, marker_name
+from maetrain.report.styles import OPEN, css_class, marked, marker_name
 from maetrain.report.verdict import verdict
 from maetrain.report.wording import interval_text, persons, signed
 
@@ -63,7 +63,8 @@ def line_chart(
     x_ticks = list(x_ticks) if x_ticks is not None else [t for t in nice_ticks(xs[0], xs[-1], 4) if t <= xs[-1]]
     width, height = size
     warp: Callable[[float], float] = math.log if is_log_x else float
-    inset = 18.0 if is_log_x else 0.0
+    beside = _beside([warp(x) for x in xs], sum(bool(s.lows) for s in series), width - _LEFT - _RIGHT)
+    inset = max(18.0, beside * len(series) / 2 + 6) if is_log_x else 0.0
     to_u = _scale((warp(xs[0]), warp(xs[-1])), (_LEFT + inset, width - _RIGHT - inset))
     to_v = _scale((y_ticks[0], y_ticks[-1]), (height - _BOTTOM, _TOP))
     parts = [_axes(width, height, y_ticks, to_v, x_label, y_label)]
@@ -75,7 +76,7 @@ def line_chart(
         parts.append(f'<path class="mark" d="M{_LEFT} {to_v(y):.1f}H{width - _RIGHT}"/>')
         parts.append(f'<text class="tick" x="{_LEFT + 2}" y="{to_v(y) - 5:.1f}">{escape(label)}</text>')
     for i, one in enumerate(series):
-        dodge = 7.0 * (i - (len(series) - 1) / 2) if one.lows else 0.0  # so that intervals stand side by side
+        dodge = beside * (i - (len(series) - 1) / 2) if one.lows else 0.0
         parts.append(_line(one, lambda x, dodge=dodge: to_u(warp(x)) + dodge, to_v))  # type: ignore[misc]
     return _svg(width, height, description, parts)
 
@@ -183,6 +184,8 @@ def pretrain_charts(curve: PretrainCurve) -> list[str]:
 
 def marker(kind: str, u: float, v: float, r: float = 4.2) -> str:
     """One marker centred on (u, v), about as heavy in each of its shapes."""
+    if kind.startswith(OPEN):
+        return f'<g class="open">{marker(kind.removeprefix(OPEN), u, v, r)}</g>'
     if kind == "circle":
         return f'<circle cx="{u:.1f}" cy="{v:.1f}" r="{r}"/>'
     if kind == "square":
@@ -227,6 +230,15 @@ def _scale(data: tuple[float, float], svg: tuple[float, float]) -> Callable[[flo
     return lambda value: svg[0] + (value - data[0]) / span * (svg[1] - svg[0])
 
 
+def _beside(places: Sequence[float], num_intervals: int, span: float) -> float:
+    """Distance at which several intervals of one x stand side by side: 7, less where they would reach the next x.
+
+    places: of the x, rising; span: length of the axis in the SVG.
+    """
+    gaps = [(b - a) / (places[-1] - places[0]) for a, b in zip(places, places[1:], strict=False)]
+    return min(7.0, 0.7 * span * min(gaps, default=1.0) / max(num_intervals, 1))
+
+
 def _axes(
     width: int, height: int, y_ticks: Sequence[float], to_v: Callable[[float], float], x_label: str, y_label: str
 ) -> str:
@@ -245,14 +257,21 @@ def _line(one: Series, to_u: Callable[[float], float], to_v: Callable[[float], f
     path = "L".join(f"{to_u(one.xs[i]):.1f} {to_v(one.ys[i]):.1f}" for i in finite)
     faint = " faint" if one.is_faint else ""
     parts = [f'<g class="{css_class(one.style)}{faint}"><path class="line" d="M{path}"/>']
-    for i in finite if one.has_markers else ():
+    first, every = marked(len(finite), one.style) if one.has_markers else (0, 1)
+    for place, i in enumerate(finite if one.has_markers else ()):
         u, v = to_u(one.xs[i]), to_v(one.ys[i])
         words, bar = f"{one.name}, {number(one.xs[i])}: {one.ys[i]:.3f}", ""
         if one.lows and math.isfinite(one.lows[i]):
             low, high = one.lows[i], one.highs[i]
             words += f" (95 % interval {low:.3f} to {high:.3f})"
             bar = f'<path class="bar" d="M{u:.1f} {to_v(low):.1f}V{to_v(high):.1f}"/>'
-        parts.append(f"<g><title>{escape(words)}</title>{bar}{marker(marker_name(one.style), u, v)}</g>")
+        is_marked = place % every == first
+        shape = (
+            marker(marker_name(one.style), u, v)
+            if is_marked
+            else f'<circle class="unmarked" cx="{u:.1f}" cy="{v:.1f}" r="5"/>'
+        )
+        parts.append(f"<g><title>{escape(words)}</title>{bar}{shape}</g>")
     return "".join([*parts, "</g>"])
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from maetrain.report.convergence import Convergence
-from maetrain.report.inputs import ReportInputs
 from maetrain.report.labels_saved import LabelsSaved
 from maetrain.report.results import Results
 from maetrain.report.statistics import ArmPoint, BudgetComparison, ClassMean
@@ -41,7 +40,8 @@ def write_tables(out_dir: Path, results: Results) -> None:
     )
 
 
-def write_summary(path: Path, results: Results, inputs: ReportInputs) -> None:
+def write_summary(path: Path, results: Results, files: Iterable[str]) -> None:
+    """files: names of the report's others, so that a later report knows what is its own to remove (`folder`)."""
     main, *others = results.arms
     summary = {
         "headline": results.headline,
@@ -54,8 +54,9 @@ def write_summary(path: Path, results: Results, inputs: ReportInputs) -> None:
         "generalisation": {
             name: {one.arm: _judged(one.elsewhere[name]) for one in results.arms} for name in results.elsewhere
         },
-        "test_subjects": inputs.test_subjects,
+        "test_subjects": results.num_test_subjects,
         "warnings": results.warnings,
+        "files": sorted({*files, path.name}),
     }
     path.write_text(json.dumps(_plain(summary), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 

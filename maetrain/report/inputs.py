@@ -4,13 +4,13 @@ The stages that ran fill it in; the report only reads it, so a report can be wri
 the models, the data or the tracking server.
 """
 
-import os
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from data_shards.errors import InputError
+from data_shards.formats.files import write_text
 
 
 class _Model(BaseModel):
@@ -96,11 +96,8 @@ class ReportInputs(_Model):
     notes: list[str] = Field(default=[], description="anything a reader must know, one sentence each")
 
     def save(self, path: Path) -> None:
-        """Write as JSON, through a temporary file."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        """Write as JSON, whole or not at all."""
+        write_text(path, self.model_dump_json(indent=2) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> "ReportInputs":

@@ -3,7 +3,7 @@
 Read off scratch's own curve of mean Dice, linear between its budgets in log2 of the budget, since each next one is
 about twice the last. The first crossing counts: where scratch's curve dips (by luck, or because more persons did not
 help), the smallest budget at which it was good enough stands, so that a dip never makes labels look saved. Beyond the
-curve's ends nothing is guessed: the answer is then "more than the largest budget" or "fewer than the smallest".
+curve's ends nothing is guessed: the answer is then "more than the largest budget" or "at most the smallest".
 
 The interval resamples persons, then seeds, as for the differences (`resampling`), with one draw for all budgets and
 both arms: a drawn person or seed is in the whole curve or not at all.
@@ -35,7 +35,7 @@ from maetrain.report.resampling import (
 class LabelsSaved:
     """What the arm reaches with `budget` persons takes the baseline `equivalent` persons, `ratio` times as many.
 
-    equivalent: labelled persons; 0 = fewer than smallest_budget, inf = more than largest_budget, the ends of the
+    equivalent: labelled persons; 0 = at most smallest_budget, inf = more than largest_budget, the ends of the
     baseline's curve. low, high: its 95 % interval, NaN with a single test person. ratio and its ends: over `budget`.
     """
 

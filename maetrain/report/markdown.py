@@ -9,7 +9,7 @@ from html import escape
 
 from maetrain.evaluate.scores import ScoreRow
 from maetrain.report import content
-from maetrain.report.inputs import Picture, ReportInputs
+from maetrain.report.inputs import ReportInputs
 from maetrain.report.results import Results
 from maetrain.report.tables import (
     Table,
@@ -34,33 +34,37 @@ def report_markdown(
     parts = [f"# {say(inputs.title)}", f"**{say(results.headline)}**"]
     parts.append("\n".join(f"- {name}: {value}" for name, value in content.facts(rows, inputs)))
     if told := (*results.warnings, *inputs.notes):
-        parts += ["## Read with care", "\n".join(f"- {say(text)}" for text in told)]
-    parts += ["## Label efficiency", _image("mean Dice against labelled persons, one line an arm", BUDGET)]
-    if results.comparisons:
-        parts += [_image("difference from the baseline with its interval", DIFFERENCE)]
-        parts += [_table(comparison_table(results.comparisons)), _text(content.COMPARED)]
-    else:
-        parts += [content.NO_COMPARISON]
-    saved = [_table(saved_table(one)) for one in results.arms if one.saved]
-    parts += ["## Labels saved", *([_text(content.SAVED), *saved] if saved else [content.NO_SAVING])]
-    parts += ["## The other arms", *_other_arms(results)]
-    parts += ["## Convergence"]
-    if inputs.curves:
-        parts += [say(content.CONVERGENCE), _image("validation Dice against optimizer steps", CONVERGENCE)]
-        parts += [_table(convergence_table(results))] if any(one.convergence for one in results.arms) else []
-    else:
-        parts += [content.NO_CURVE]
-    parts += ["## Elsewhere", *_elsewhere(results)]
-    parts += ["## Scores per class", _table(classes_table(results, inputs))]
-    parts += ["## Pretraining and reconstructions"]
-    parts += [_image("loss of the pretraining", PRETRAINING) if inputs.pretrain_curve.steps else content.NO_PRETRAINING]
-    parts += _pictures([p for p in inputs.pictures if p.kind == "reconstruction"], pictures)
-    parts += ["## Segmentations", *_pictures([p for p in inputs.pictures if p.kind == "overlay"], pictures)]
-    parts += ["## How it was measured", *map(say, content.method(results, inputs))]
-    parts += ["## Quarantine", _table(quarantine_table(inputs)) if inputs.quarantined else content.NO_QUARANTINE]
-    parts += ["## Configuration", _fenced(inputs.config_yaml) if inputs.config_yaml else content.NO_CONFIGURATION]
-    facts = "\n".join(f"- {say(key)}: {say(value)}" for key, value in inputs.provenance.items())
-    return "\n\n".join([*parts, "## Provenance", facts or content.NO_PROVENANCE, content.FILES]) + "\n"
+        parts += [f"## {content.CAUTIONS}", "\n".join(f"- {say(text)}" for text in told)]
+    bodies = {
+        "efficiency": _efficiency(results),
+        "saved": _saved(results),
+        "arms": _other_arms(results),
+        "convergence": _convergence(results, inputs),
+        "elsewhere": _elsewhere(results),
+        "classes": [_table(classes_table(results, inputs))],
+        "pretraining": _pretraining(inputs) + _pictures(inputs, "reconstruction", pictures),
+        "overlays": _pictures(inputs, "overlay", pictures),
+        "method": list(map(say, content.method(results, inputs))),
+        "quarantine": [_table(quarantine_table(inputs)) if inputs.quarantined else content.NO_QUARANTINE],
+        "configuration": [_fenced(inputs.config_yaml) if inputs.config_yaml.strip() else content.NO_CONFIGURATION],
+        "provenance": ["\n".join(_facts(inputs)) or content.NO_PROVENANCE],
+    }
+    for key, title in content.SECTIONS.items():
+        parts += [f"## {title}", *bodies[key]]
+    return "\n\n".join([*parts, content.FILES]) + "\n"
+
+
+def _efficiency(results: Results) -> list[str]:
+    curve = _image("mean Dice against labelled persons, one line an arm", BUDGET)
+    if not results.comparisons:
+        return [curve, content.NO_COMPARISON]
+    difference = _image("difference from the baseline with its interval", DIFFERENCE)
+    return [curve, difference, _table(comparison_table(results.comparisons)), _text(content.COMPARED)]
+
+
+def _saved(results: Results) -> list[str]:
+    tables = [_table(saved_table(one)) for one in results.arms if one.saved]
+    return [_text(content.SAVED), *tables] if tables else [content.NO_SAVING]
 
 
 def _other_arms(results: Results) -> list[str]:
@@ -82,9 +86,26 @@ def _elsewhere(results: Results) -> list[str]:
     return parts
 
 
-def _pictures(pictures: Sequence[Picture], files: Mapping[str, str]) -> list[str]:
+def _convergence(results: Results, inputs: ReportInputs) -> list[str]:
+    if not inputs.curves:
+        return [content.NO_CURVE]
+    table = [_table(convergence_table(results))] if any(one.convergence for one in results.arms) else []
+    return [_text(content.CONVERGENCE), _image("validation Dice against optimizer steps", CONVERGENCE), *table]
+
+
+def _pretraining(inputs: ReportInputs) -> list[str]:
+    return [_image("loss of the pretraining", PRETRAINING) if inputs.pretrain_curve.steps else content.NO_PRETRAINING]
+
+
+def _facts(inputs: ReportInputs) -> list[str]:
+    return [f"- {_text(key)}: {_text(value)}" for key, value in inputs.provenance.items()]
+
+
+def _pictures(inputs: ReportInputs, kind: str, files: Mapping[str, str]) -> list[str]:
     shown = [
-        _image(p.caption, files[p.path]) if p.path in files else f"Picture not found: {_text(p.path)}" for p in pictures
+        _image(p.caption, files[p.path]) if p.path in files else f"Picture not found: {_text(p.path)}"
+        for p in inputs.pictures
+        if p.kind == kind
     ]
     return shown or [content.NO_PICTURE]
 

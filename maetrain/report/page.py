@@ -5,9 +5,9 @@ content security policy forbids everything else. Frame and style are in page.htm
 inside the sections comes from sections.py.
 """
 
-import os
 import shutil
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Sequence
 from functools import partial
 from html import escape
 from importlib import resources
@@ -18,68 +18,61 @@ from maetrain.evaluate.scores import ScoreRow, write_scores
 from maetrain.report import content, markdown, pngs, sections, styles
 from maetrain.report.curves import write_curves
 from maetrain.report.files import write_summary, write_tables
+from maetrain.report.folder import PAGE, SUMMARY, replace_report
 from maetrain.report.inputs import ReportInputs
-from maetrain.report.results import Results, analyse
+from maetrain.report.material import CURVES, SCORES
+from maetrain.report.results import Results
 
 
 def write_report(
-    rows: Sequence[ScoreRow],
-    inputs: ReportInputs,
-    inputs_dir: Path,
-    out_dir: Path,
-    baseline: str = "scratch",
-    arm: str | None = None,
-    elsewhere: Mapping[str, Sequence[ScoreRow]] | None = None,
+    rows: Sequence[ScoreRow], inputs: ReportInputs, results: Results, inputs_dir: Path, out_dir: Path
 ) -> Path:
     """Write index.html, report.md, scores.csv, curves.csv, the tables as CSV and JSON, the figures as PNG.
 
-    inputs_dir: folder that picture paths are relative to. arm: the main one (`analyse` chooses for None). elsewhere:
-    scores of the same models on other sets of cases. Returns the page's path; the page is written last, so where it is
-    there, the rest is too.
+    results: what `analyse` made of the same rows and inputs. inputs_dir: folder that picture paths are relative to.
+    Returns the page's path. All of it is made before the first file is replaced, so an error leaves an earlier report
+    as it was; the page is replaced last, so where it is there, the rest is too.
     """
-    results = analyse(rows, inputs, baseline, arm, elsewhere)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    write_scores(out_dir / "scores.csv", rows)
-    write_curves(out_dir / "curves.csv", inputs.curves)
-    write_tables(out_dir, results)
-    write_summary(out_dir / "summary.json", results, inputs)
-    _write_figures(out_dir, results, inputs)
-    files = _copy_pictures(inputs, inputs_dir, out_dir)
-    text = markdown.report_markdown(rows, results, inputs, files)
-    (out_dir / "report.md").write_text(text, encoding="utf-8")
-    page, temporary = out_dir / "index.html", out_dir / "index.html.tmp"
-    temporary.write_text(_page(rows, results, inputs, inputs_dir), encoding="utf-8")
-    os.replace(temporary, page)
-    return page
+    with tempfile.TemporaryDirectory(prefix="maetrain-") as folder:
+        staged = Path(folder)
+        write_scores(staged / SCORES, rows)
+        write_curves(staged / CURVES, inputs.curves)
+        write_tables(staged, results)
+        _write_figures(staged, results, inputs)
+        pictures = _copy_pictures(inputs, inputs_dir, staged)
+        text = markdown.report_markdown(rows, results, inputs, pictures)
+        (staged / "report.md").write_text(text, encoding="utf-8")
+        (staged / PAGE).write_text(_page(rows, results, inputs, inputs_dir), encoding="utf-8")
+        write_summary(staged / SUMMARY, results, [path.name for path in staged.iterdir()])
+        return replace_report(staged, out_dir)
 
 
 def _page(rows: Sequence[ScoreRow], results: Results, inputs: ReportInputs, inputs_dir: Path) -> str:
     show = partial(sections.pictures, inputs.pictures, inputs_dir)
-    pretraining = sections.pretraining_section(inputs) + show("reconstruction")
-    parts: list[tuple[str, str, str]] = [
-        ("efficiency", "Label efficiency", sections.efficiency_section(results)),
-        ("saved", "Labels saved", sections.saved_section(results)),
-        ("arms", "The other arms", sections.arms_section(results)),
-        ("convergence", "Convergence", sections.convergence_section(results, inputs.curves)),
-        ("elsewhere", "Elsewhere", sections.elsewhere_section(results)),
-        ("classes", "Scores per class", sections.classes_section(results, inputs)),
-        ("pretraining", "Pretraining and reconstructions", pretraining),
-        ("overlays", "Segmentations", show("overlay")),
-        ("method", "How it was measured", sections.method_section(results, inputs)),
-        ("quarantine", "Quarantine", sections.quarantine_section(inputs)),
-        ("configuration", "Configuration", sections.configuration_section(inputs)),
-        ("provenance", "Provenance", sections.provenance_section(inputs)),
-    ]
+    insides = {
+        "efficiency": sections.efficiency_section(results),
+        "saved": sections.saved_section(results),
+        "arms": sections.arms_section(results),
+        "convergence": sections.convergence_section(results, inputs.curves),
+        "elsewhere": sections.elsewhere_section(results),
+        "classes": sections.classes_section(results, inputs),
+        "pretraining": sections.pretraining_section(inputs) + show("reconstruction"),
+        "overlays": show("overlay"),
+        "method": sections.method_section(results, inputs),
+        "quarantine": sections.quarantine_section(inputs),
+        "configuration": sections.configuration_section(inputs),
+        "provenance": sections.provenance_section(inputs),
+    }
     body = "\n".join(
-        f'<section id="{key}" aria-labelledby="{key}-title"><h2 id="{key}-title">{title}</h2>\n{inside}</section>'
-        for key, title, inside in parts
+        f'<section id="{key}" aria-labelledby="{key}-title"><h2 id="{key}-title">{title}</h2>\n{insides[key]}</section>'
+        for key, title in content.SECTIONS.items()
     )
     template = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
     return Template(template).substitute(
         title=escape(inputs.title),
         headline=escape(results.headline),
         facts=sections.facts(rows, inputs),
-        navigation="".join(f'<li><a href="#{key}">{title}</a></li>' for key, title, _ in parts),
+        navigation="".join(f'<li><a href="#{key}">{title}</a></li>' for key, title in content.SECTIONS.items()),
         sections=sections.warnings_section(results.warnings, inputs.notes) + body,
         footer=content.FILES,
         light=styles.css_colours(styles.LIGHT),

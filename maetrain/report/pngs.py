@@ -7,27 +7,30 @@ which matplotlib would read as mathematics, so they are escaped.
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from maetrain.report.convergence import on_one_grid
 from maetrain.report.inputs import Curve, PretrainCurve
 from maetrain.report.statistics import ArmPoint, BudgetComparison
-from maetrain.report.styles import matplotlib_style
+from maetrain.report.styles import marked, matplotlib_style
 from maetrain.report.wording import persons
 
 _COLUMNS = 3  # panels beside each other
+_LEGEND: dict[str, Any] = {"loc": "outside lower center", "ncols": 3, "frameon": False, "fontsize": 9}
 
 
 def budget_png(path: Path, points: Sequence[ArmPoint], styles: Mapping[str, int]) -> None:
     """The label-efficiency curve: mean Dice with interval against labelled persons."""
     figure, ((axes,),) = _panels(1, (6.4, 4.2))
-    for arm, style in styles.items():
+    for i, (arm, style) in enumerate(styles.items()):
         own = [p for p in points if p.arm == arm]
         below, above = [p.mean - p.low for p in own], [p.high - p.mean for p in own]
-        _bars(axes, [p.budget for p in own], [p.mean for p in own], below, above, arm, style)
+        _bars(axes, [p.budget * _beside(i, len(styles)) for p in own], [p.mean for p in own], below, above, arm, style)
     _budget_axis(axes, sorted({p.budget for p in points}))
     axes.set_ylabel("mean Dice on the test persons, 95 % interval")
     _finish(figure, path, axes)
@@ -39,8 +42,7 @@ def difference_png(
     """Difference of each arm from the baseline, with interval, against labelled persons."""
     figure, ((axes,),) = _panels(1, (6.4, 4.2))
     for i, (arm, found) in enumerate(by_arm.items()):
-        beside = 1.0 + 0.07 * (i - (len(by_arm) - 1) / 2)  # so that intervals stand side by side
-        xs, ys = [c.budget * beside for c in found], [c.difference for c in found]
+        xs, ys = [c.budget * _beside(i, len(by_arm)) for c in found], [c.difference for c in found]
         below, above = [c.difference - c.low for c in found], [c.high - c.difference for c in found]
         _bars(axes, xs, ys, below, above, arm, styles[arm])
     _budget_axis(axes, sorted({c.budget for found in by_arm.values() for c in found}))
@@ -54,6 +56,7 @@ def convergence_png(path: Path, curves: Sequence[Curve], styles: Mapping[str, in
     budgets = sorted({curve.budget for curve in curves})
     figure, rows = _panels(len(budgets), (3.2, 2.6))
     panels = [axes for row in rows for axes in row]
+    lines: dict[str, Line2D] = {}
     for axes, budget in zip(panels, budgets, strict=False):
         for arm, style in styles.items():
             own = [c for c in curves if c.budget == budget and c.arm == arm and c.steps]
@@ -63,13 +66,17 @@ def convergence_png(path: Path, curves: Sequence[Curve], styles: Mapping[str, in
             for curve in own if len(own) > 1 else ():
                 axes.plot(curve.steps, curve.dice, color=look["color"], linewidth=0.6, alpha=0.4)
             steps_N, dice_SN = on_one_grid(own)
-            axes.plot(steps_N, dice_SN.mean(axis=0), linewidth=1.6, markersize=4, label=_plain(arm), **look)
+            means_N, markers = dice_SN.mean(axis=0), marked(len(steps_N), style)
+            (line,) = axes.plot(steps_N, means_N, linewidth=1.6, markersize=4, markevery=markers, **look)
+            lines.setdefault(arm, line)
         axes.set_title(persons([budget]), fontsize=9)
         axes.set_xlabel("optimizer steps", fontsize=9)
         axes.set_ylabel("validation Dice", fontsize=9)
     for axes in panels[len(budgets) :]:
         axes.set_axis_off()
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    arms = [arm for arm in styles if arm in lines]
+    names = [_plain(arm) for arm in arms]
+    figure.legend([lines[arm] for arm in arms], names, **_LEGEND)
     _finish(figure, path)
 
 
@@ -105,6 +112,11 @@ def _bars(
     )
 
 
+def _beside(i: int, num_arms: int) -> float:
+    """Factor that moves arm i on a log axis: intervals of a budget stand side by side, within half an octave."""
+    return float(2.0 ** (min(0.1, 0.5 / num_arms) * (i - (num_arms - 1) / 2)))
+
+
 def _budget_axis(axes: Axes, budgets: Sequence[int]) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(budgets, [str(b) for b in budgets])
@@ -118,7 +130,7 @@ def _finish(figure: Figure, path: Path, legend_of: Axes | None = None) -> None:
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
     if legend_of and legend_of.get_legend_handles_labels()[0]:
-        legend_of.legend(frameon=False, fontsize=8)
+        figure.legend(*legend_of.get_legend_handles_labels(), **_LEGEND)
     figure.savefig(path)
 
 

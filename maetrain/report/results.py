@@ -47,6 +47,11 @@ class Results:
         return self.arms[0].comparisons
 
     @property
+    def num_test_subjects(self) -> int:
+        """Persons in the scores, which are the same for every job."""
+        return max((point.n_subjects for point in self.points), default=0)
+
+    @property
     def headline(self) -> str:
         return headline(self.comparisons, self.arms[0].saved)
 

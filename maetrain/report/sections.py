@@ -38,7 +38,7 @@ def warnings_section(warnings: Sequence[str], notes: Sequence[str]) -> str:
     items = "".join(f"<li>{escape(text)}</li>" for text in (*warnings, *notes))
     return (
         '<section class="warnings" id="limits" aria-labelledby="limits-title">'
-        f'<h2 id="limits-title">Read with care</h2><ul>{items}</ul></section>\n'
+        f'<h2 id="limits-title">{content.CAUTIONS}</h2><ul>{items}</ul></section>\n'
     )
 
 

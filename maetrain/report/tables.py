@@ -11,7 +11,7 @@ from maetrain.report.inputs import ReportInputs
 from maetrain.report.results import ArmResult, Results
 from maetrain.report.statistics import BudgetComparison, ClassMean
 from maetrain.report.verdict import verdict
-from maetrain.report.wording import DASH, interval_text, p_text, persons, ratio_text, reach_text, signed
+from maetrain.report.wording import DASH, ends_text, interval_text, p_text, persons, ratio_text, reach_text, signed
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,10 @@ def saved_table(result: ArmResult) -> Table:
     columns = ("labelled persons", f"Dice of {arm}", f"{baseline} needs", "95 % interval")
     rows = [
         (
-            str(s.budget), f"{s.target_dice:.3f}", reach_text(s.equivalent, s), _ends(reach_text, s.low, s.high, s),
-            ratio_text(s.ratio, s), _ends(ratio_text, s.ratio_low, s.ratio_high, s), str(s.n_subjects), str(s.n_seeds),
+            str(s.budget), f"{s.target_dice:.3f}",
+            reach_text(s.equivalent, s), ends_text(reach_text, s.low, s.high, s),
+            ratio_text(s.ratio, s), ends_text(ratio_text, s.ratio_low, s.ratio_high, s),
+            str(s.n_subjects), str(s.n_seeds),
         )
         for s in result.saved
     ]  # fmt: skip
@@ -66,7 +68,7 @@ def convergence_table(results: Results) -> Table:
     for one in results.arms:
         for c in one.convergence:
             cells = (f"{c.target_dice:.3f}", f"{c.baseline_steps:.0f}", _steps(c.arm_steps), _times(c.ratio))
-            between = DASH if c.n_seeds < 2 else f"{_times(c.low)} to {_times(c.high)}"
+            between = DASH if c.n_seeds < 2 else ends_text(_times, c.low, c.high)
             rows.append((str(c.budget), *cells, between, str(c.n_seeds)))
             groups.append(one.arm)
     baseline = results.baseline
@@ -81,8 +83,8 @@ def convergence_table(results: Results) -> Table:
     )
     caption = (
         f"Steps after which the mean curve first reaches {baseline}'s final validation Dice. Ratio: the arm's over "
-        f"{baseline}'s; 0.50 means half the steps. 95 % interval: bootstrap over seeds alone; the monitor persons are "
-        "taken as they are, because only their mean is recorded."
+        f"{baseline}'s; 0.50 means half the steps, never: not in the steps that were trained. 95 % interval: bootstrap "
+        "over seeds alone; the monitor persons are taken as they are, because only their mean is recorded."
     )
     return Table(caption, columns, rows, groups=tuple(groups))
 
@@ -117,10 +119,6 @@ def classes_table(results: Results, inputs: ReportInputs) -> Table:
 def quarantine_table(inputs: ReportInputs) -> Table:
     rows = [(q.case, q.path, q.reason) for q in inputs.quarantined]
     return Table("Scans that could not be used, and why.", ("case", "file", "reason"), rows, text_columns=(1, 2))
-
-
-def _ends(text: Callable[..., str], low: float, high: float, *rest: object) -> str:
-    return text(low, *rest) if low != low else f"{text(low, *rest)} to {text(high, *rest)}"
 
 
 def _steps(steps: float) -> str:

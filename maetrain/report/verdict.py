@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from maetrain.report.labels_saved import LabelsSaved
 from maetrain.report.statistics import BudgetComparison
-from maetrain.report.wording import difference_text, join, p_text, persons, reach_text, signed
+from maetrain.report.wording import difference_text, ends_text, join, p_text, persons, reach_text, signed
 
 ALPHA = 0.05
 CONTROL = "random-mae"  # pretrained for zero steps: the same way of transfer, with nothing learnt
@@ -72,15 +72,20 @@ def _differences(found: Sequence[BudgetComparison]) -> str:
 def saved_sentence(comparisons: Sequence[BudgetComparison], saved: Sequence[LabelsSaved]) -> str:
     """The largest saving of labels that can be told from none, at a budget where pretraining helps; '' for none."""
     helped = {c.budget for c in comparisons if verdict(c) == HELPS}
-    told = [s for s in saved if s.budget in helped and s.ratio_low > 1]
+    told = [s for s in saved if s.budget in helped and _surely_saved(s) > 1]
     if not told:
         return ""
-    best = max(told, key=lambda s: (s.ratio_low, s.ratio))
+    best = max(told, key=lambda s: (_surely_saved(s), s.ratio))
     return (
-        f"What {best.arm} reaches with {persons([best.budget])} takes {best.baseline_arm} "
-        f"{reach_text(best.equivalent, best)} (95 % interval {reach_text(best.low, best)} to "
-        f"{reach_text(best.high, best)})."
+        f"The largest saving of labels: what {best.arm} reaches with {persons([best.budget])} takes "
+        f"{best.baseline_arm} {reach_text(best.equivalent, best)} persons "
+        f"(95 % interval {ends_text(reach_text, best.low, best.high, best)})."
     )
+
+
+def _surely_saved(saved: LabelsSaved) -> float:
+    """Times the labels at the interval's low end; beyond the baseline's curve, what the curve's end tells."""
+    return min(saved.ratio_low, saved.largest_budget / saved.budget)
 
 
 def control_sentence(comparisons: Sequence[BudgetComparison]) -> str:

@@ -1,7 +1,7 @@
 """Numbers as the report writes them: signs, intervals, persons, and where a curve ends."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from maetrain.report.labels_saved import LabelsSaved
 from maetrain.report.statistics import BudgetComparison
@@ -24,7 +24,15 @@ def interval_text(comparison: BudgetComparison) -> str:
     """'low to high', or a dash when one person gives no interval."""
     if math.isnan(comparison.low):
         return DASH
-    return f"{signed(comparison.low)} to {signed(comparison.high)}"
+    return f"{_end(comparison.low)} to {_end(comparison.high)}"
+
+
+def _end(value: float) -> str:
+    """As `signed`, but +0.000 for a little more than nothing: the sign tells on which side of zero it is."""
+    text = signed(value)
+    if text != "0.000" or abs(value) < 1e-12:
+        return text
+    return ("+" if value > 0 else "\N{MINUS SIGN}") + text
 
 
 def difference_text(comparison: BudgetComparison) -> str:
@@ -50,18 +58,24 @@ def count(number: int, noun: str) -> str:
 
 
 def reach_text(value: float, saved: LabelsSaved) -> str:
-    """Labelled persons, as far as the baseline's curve goes: '8.3', 'fewer than 1', 'more than 32'."""
+    """Labelled persons, as far as the baseline's curve goes: '8.3', 'at most 1', 'more than 32'."""
     if math.isnan(value):
         return DASH
     if math.isinf(value):
         return f"more than {saved.largest_budget}"
-    return f"{value:.3g}" if value > 0 else f"fewer than {saved.smallest_budget}"
+    return f"{value:.3g}" if value > 0 else f"at most {saved.smallest_budget}"
 
 
 def ratio_text(value: float, saved: LabelsSaved) -> str:
-    """Times the labels, as far as the baseline's curve goes: '2.1', '< 0.5', '> 8'."""
+    """Times the labels, as far as the baseline's curve goes: '2.1', '≤ 0.5', '> 8'."""
     if math.isnan(value):
         return DASH
     if math.isinf(value):
         return f"> {saved.largest_budget / saved.budget:.3g}"
-    return f"{value:.2f}" if value > 0 else f"< {saved.smallest_budget / saved.budget:.2g}"
+    return f"{value:.2f}" if value > 0 else f"\N{LESS-THAN OR EQUAL TO} {saved.smallest_budget / saved.budget:.2g}"
+
+
+def ends_text(text: Callable[..., str], low: float, high: float, *rest: object) -> str:
+    """'low to high' in the words of `text`; once where there is no interval or all of it lies beyond a curve's end."""
+    is_one = math.isnan(low) or (low == high and (low == 0 or math.isinf(low)))
+    return text(low, *rest) if is_one else f"{text(low, *rest)} to {text(high, *rest)}"

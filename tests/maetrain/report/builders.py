@@ -1,12 +1,16 @@
 """Made-up score tables for the tests of the report."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from maetrain.evaluate.scores import ScoreRow
 from maetrain.report.inputs import Curve, Overlap, Picture, PretrainCurve, Quarantined, ReportInputs
 from maetrain.report.labels_saved import LabelsSaved
+from maetrain.report.page import write_report
+from maetrain.report.results import analyse
 from maetrain.report.statistics import BudgetComparison
 
 Effect = Callable[[int, str], float]
@@ -70,6 +74,11 @@ def make_inputs(**changes: object) -> ReportInputs:
         "notes": ["Synthetic volumes."],
     }
     return ReportInputs.model_validate(fields | changes)
+
+
+def report(rows: Sequence[ScoreRow], inputs: ReportInputs, inputs_dir: Path, out_dir: Path, **more: Any) -> Path:
+    """The page of a report on what `analyse` finds; more: its further arguments."""
+    return write_report(rows, inputs, analyse(rows, inputs, **more), inputs_dir, out_dir)
 
 
 def comparison(

@@ -21,9 +21,8 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from maetrain.evaluate.pictures import overlay
 from maetrain.report.inputs import Curve, Picture
-from maetrain.report.page import write_report
 
-from .builders import make_inputs, make_rows
+from .builders import make_inputs, make_rows, report
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = [
@@ -62,7 +61,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def rows(budgets: tuple[int, ...], seed: int) -> list:
         return make_rows(effect, 6, budgets, ARMS, num_seeds=2, seed=seed, class_names=CLASSES)
 
-    return write_report(rows(BUDGETS, 0), inputs, root, root / "out", elsewhere={"another scanner": rows((1, 8), 1)})
+    return report(rows(BUDGETS, 0), inputs, root, root / "out", elsewhere={"another scanner": rows((1, 8), 1)})
 
 
 @pytest.fixture(scope="module")
@@ -246,6 +245,17 @@ def test_arms_are_drawn_in_their_styles(browser: webdriver.Chrome, look: Look) -
             const s = getComputedStyle(e); return [s.stroke, s.strokeDasharray, s.fill]})""")
     assert len({stroke for stroke, _, _ in drawn}) == len({dash for _, dash, _ in drawn}) == len(ARMS) == len(drawn)
     assert {fill for _, _, fill in drawn} == {"none"}
+
+
+def test_heads_of_numbers_stand_over_them_and_verdicts_on_one_line(browser: webdriver.Chrome, look: Look) -> None:
+    look()
+    sides = browser.execute_script("""
+        return [...document.querySelectorAll('#classes thead tr + tr th')].map(e => getComputedStyle(e).textAlign)""")
+    assert len(sides) == 3 * len(ARMS) and set(sides) == {"right"}
+    heights = browser.execute_script("""
+        return [...document.querySelectorAll('#arms td.text')].map(
+            e => e.clientHeight / parseFloat(getComputedStyle(e).fontSize))""")
+    assert heights and max(heights) < 3.5
 
 
 def test_words_do_not_run_into_each_other_in_charts(browser: webdriver.Chrome, look: Look) -> None:

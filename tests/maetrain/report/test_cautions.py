@@ -27,10 +27,27 @@ def test_what_limits_the_result_is_listed() -> None:
         "is 0.25: no effect",
         "Only 1 seed",
         "The control random-mae differs",
-        "1 job of",
+        "mae lacks 1 of 6 jobs that other arms have (labelled persons: 1)",
     ):
         assert part in text
     assert "not checked" in gather_warnings(rows, make_inputs(overlap=None), {"mae": []}, {}, "scratch", "mae")[0]
+
+
+def test_a_missing_job_of_any_arm_is_named() -> None:
+    gone = {("large", 1, 2), ("large", 4, 0), ("random-mae", 4, 1)}
+    arms = ("scratch", "mae", "large", "random-mae")
+    rows = [r for r in make_rows(arms=arms) if (r.arm, r.budget, r.seed) not in gone]
+    others = {arm: [comparison(1, -0.01, 0.02, arm=arm)] for arm in arms[1:]}
+    assert gather_warnings(rows, make_inputs(), others, {}, "scratch", "mae") == [
+        f"{arm} lacks {num} of 6 jobs that other arms have (labelled persons: {budgets}): "
+        "what has no counterpart is not compared."
+        for arm, num, budgets in (("large", 2, "1 and 4"), ("random-mae", 1, "4"))
+    ]
+
+
+def test_without_a_comparison_the_scored_persons_are_counted() -> None:
+    text = "\n".join(gather_warnings(make_rows(num_subjects=3), make_inputs(), {"mae": []}, {}, "scratch", "mae"))
+    assert "Only 3 test persons" in text
 
 
 @pytest.mark.parametrize(("seeds", "said"), [(2, True), (3, True), (4, True), (5, False)])
@@ -42,7 +59,8 @@ def test_few_seeds_are_warned_about(seeds: int, said: bool) -> None:
 
 def test_another_pretraining_that_helps_is_no_warning() -> None:
     arms = SOUND | {"mae-large": [comparison(1, 0.01, 0.02, arm="mae-large")]}
-    assert gather_warnings(make_rows(), make_inputs(), arms, {}, "scratch", "mae") == []
+    rows = make_rows(arms=("scratch", "mae", "mae-large"))
+    assert gather_warnings(rows, make_inputs(), arms, {}, "scratch", "mae") == []
 
 
 def test_a_small_set_elsewhere_and_models_nobody_knows_are_named() -> None:

@@ -1,6 +1,7 @@
 """Charts: well-formed, complete, and calm about odd numbers."""
 
 import math
+import re
 from xml.etree import ElementTree
 
 import pytest
@@ -79,7 +80,7 @@ def test_a_chart_of_several_arms_has_each_arms_own_marker_and_class() -> None:
     rows = make_rows(budgets=(1, 2), arms=("scratch", "mae", "large", "random-mae"))
     by_arm = {arm: compare(rows, "scratch", arm) for arm in ("mae", "large", "random-mae")}
     svg = difference_chart(by_arm, {"scratch": 0, "mae": 1, "large": 2, "random-mae": 3})
-    assert count(svg, "circle") == 2 and all(f'<g class="c{style}">' in svg for style in (1, 2, 3))
+    assert count(svg, "circle") == 2 and all(f'<g class="c{style} d{style}">' in svg for style in (1, 2, 3))
     assert count(svg, "title") == 6 and "each arm" in svg
 
 
@@ -94,3 +95,44 @@ def test_the_convergence_chart_marks_the_dice_to_reach_once() -> None:
     svg = convergence_chart(1, curves, found, {"scratch": 0, "mae": 1, "large": 2})
     assert svg.count("final scratch") == 1 and svg.count("faint") == 6
     assert convergence_chart(4, curves, found, STYLES) == ""
+
+
+def drawn(svg: str) -> list[tuple[str, str]]:
+    """(line class, letters and signs of the first marker's shape) of each line, without colour and place."""
+    found = []
+    for line in ElementTree.fromstring(svg).findall(".//g[@class]"):
+        if line.find("path[@class='line']") is None:
+            continue
+        shapes = [g[-1] for g in line.findall("g") if g[-1].get("class") != "unmarked"]
+        shape = ElementTree.tostring(shapes[0], encoding="unicode")
+        found.append((line.attrib["class"].split()[1], re.sub(r"[\d.]+", "", shape)))
+    return found
+
+
+def test_twelve_arms_are_told_apart_without_colour_on_the_convergence_chart() -> None:
+    arms = [f"arm-{i}" for i in range(12)]
+    curves = [
+        Curve(budget=1, arm=arm, seed=0, steps=list(range(30)), dice=[0.01 * i] * 30) for i, arm in enumerate(arms)
+    ]
+    looks = drawn(convergence_chart(1, curves, [], {arm: i for i, arm in enumerate(arms)}))
+    assert len({marker for _, marker in looks}) == len(looks) == 12, "by the marker alone"
+    assert len({line for line, _ in looks[:7]}) == 7 and looks[0][0] != looks[6][0], "not the line of its colour"
+
+
+def test_a_long_curve_names_every_value_and_marks_a_few() -> None:
+    curve = Curve(budget=1, arm="mae", seed=0, steps=list(range(40)), dice=[0.5] * 40)
+    svg = convergence_chart(1, [curve], [], STYLES)
+    assert count(svg, "title") == 40 and svg.count('class="unmarked"') == 32
+
+
+@pytest.mark.parametrize("budgets", [(1, 4), (1, 2, 4, 8, 16, 32, 64), (1, 2, 4, 8, 12)])
+@pytest.mark.parametrize("num_arms", [1, 3, 12])
+def test_intervals_stay_beside_their_budget_and_inside_the_axes(num_arms: int, budgets: tuple[int, ...]) -> None:
+    arms = [f"arm-{i}" for i in range(num_arms)]
+    points = [ArmPoint(b, arm, 0.5, 0.4, 0.6, 9, 3) for b in budgets for arm in arms]
+    svg = ElementTree.fromstring(budget_chart(points, {arm: i for i, arm in enumerate(arms)}))
+    us = sorted(float(re.match(r"M([\d.]+)", bar.attrib["d"])[1]) for bar in svg.findall(".//path[@class='bar']"))
+    assert us[0] >= 52 and us[-1] <= 480 - 16, "neither over the labels of the axis nor out of the chart"
+    groups = [us[i : i + num_arms] for i in range(0, len(us), num_arms)]
+    ticks = [float(t.attrib["x"]) for t in svg.findall(".//text[@class='tick'][@text-anchor='middle']")]
+    assert [sum(group) / num_arms for group in groups] == pytest.approx(ticks, abs=0.1), "none among its neighbour's"

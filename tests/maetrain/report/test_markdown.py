@@ -6,11 +6,10 @@ from pathlib import Path
 
 from maetrain.evaluate.metrics import EMPTY_MASK_RULE
 from maetrain.report.inputs import Picture, ReportInputs
-from maetrain.report.page import write_report
 from maetrain.report.results import analyse
 from maetrain.report.tables import classes_table, comparison_table, convergence_table, saved_table
 
-from .builders import make_inputs, make_rows
+from .builders import make_inputs, make_rows, report
 from .test_page import PNG, planted
 
 ARMS = ("scratch", "mae", "random-mae")
@@ -19,7 +18,7 @@ ARMS = ("scratch", "mae", "random-mae")
 def write(tmp_path: Path, rows: list, inputs: ReportInputs) -> str:
     (tmp_path / "one.png").write_bytes(PNG)
     there = {"siemens": make_rows(num_subjects=3)}
-    page = write_report(rows, inputs, tmp_path, tmp_path / "out", elsewhere=there)
+    page = report(rows, inputs, tmp_path, tmp_path / "out", elsewhere=there)
     return page.with_name("report.md").read_text(encoding="utf-8")
 
 
@@ -46,6 +45,14 @@ def test_it_holds_the_headline_and_every_cell_of_every_table(tmp_path: Path) -> 
         "budgets: [1, 4]",
     ):
         assert part in plain(text), part
+
+
+def test_page_and_markdown_have_the_same_sections_in_the_same_order(tmp_path: Path) -> None:
+    text = write(tmp_path, make_rows(planted, arms=ARMS), make_inputs())
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    titles = re.findall(r"^## (.*)$", text, flags=re.MULTILINE)
+    assert titles == re.findall(r"<h2[^>]*>(.*?)</h2>", page)
+    assert titles[:2] + titles[-1:] == ["Read with care", "Label efficiency", "Provenance"]
 
 
 def test_every_table_is_rectangular(tmp_path: Path) -> None:
@@ -81,9 +88,7 @@ def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
 
 
 def test_scores_alone_make_one_that_says_what_is_missing(tmp_path: Path) -> None:
-    page = write_report(
-        make_rows(arms=("mae",), num_subjects=2), ReportInputs(test_subjects=2), tmp_path, tmp_path / "o"
-    )
+    page = report(make_rows(arms=("mae",), num_subjects=2), ReportInputs(test_subjects=2), tmp_path, tmp_path / "o")
     text = page.with_name("report.md").read_text()
     for part in (
         "Nothing could be compared",

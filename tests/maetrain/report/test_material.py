@@ -9,9 +9,8 @@ from maetrain.evaluate.scores import write_scores
 from maetrain.report.curves import write_curves
 from maetrain.report.inputs import Curve, ReportInputs
 from maetrain.report.material import read_material
-from maetrain.report.page import write_report
 
-from .builders import make_inputs, make_rows
+from .builders import make_inputs, make_rows, report
 
 CURVES = [Curve(budget=1, arm="mae", seed=0, steps=[0, 9], dice=[0.1, 0.7])]
 
@@ -57,9 +56,9 @@ def test_a_folder_without_scores_and_a_garbled_companion_are_named(tmp_path: Pat
 def test_a_written_report_regenerates_itself_to_the_last_byte(tmp_path: Path) -> None:
     inputs = ReportInputs(test_subjects=6, curves=make_inputs().curves)
     rows = make_rows(num_subjects=6, arms=("scratch", "mae", "random-mae"))
-    write_report(rows, inputs, tmp_path, tmp_path / "first")
+    report(rows, inputs, tmp_path, tmp_path / "first")
     again = read_material(tmp_path / "first")
-    write_report(again.rows, again.inputs, tmp_path / "first", tmp_path / "second")
+    report(again.rows, again.inputs, tmp_path / "first", tmp_path / "second")
     first, second = ({p.name: p.read_bytes() for p in (tmp_path / n).iterdir()} for n in ("first", "second"))
     assert first.keys() == second.keys() and [n for n in first if first[n] != second[n]] == []
     assert {"index.html", "report.md", "convergence.png", "difference.png"} <= first.keys()

@@ -23,7 +23,7 @@ from maetrain.report.results import analyse, main_arm
 from maetrain.report.statistics import compare, per_class_table
 from maetrain.report.wording import p_text
 
-from .builders import make_inputs, make_rows
+from .builders import make_inputs, make_rows, report
 
 # The smallest PNG there is: one grey pixel.
 PNG = bytes.fromhex(
@@ -63,7 +63,7 @@ class Page(HTMLParser):
 
 def write(tmp_path: Path, rows: list[ScoreRow], inputs: ReportInputs, **more: Any) -> str:
     (tmp_path / "one.png").write_bytes(PNG)
-    return write_report(rows, inputs, tmp_path, tmp_path / "out", **more).read_text(encoding="utf-8")
+    return report(rows, inputs, tmp_path, tmp_path / "out", **more).read_text(encoding="utf-8")
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -174,6 +174,21 @@ def test_the_files_beside_the_page_hold_the_same_numbers(tmp_path: Path) -> None
         ("4", "scratch"),
     ]
     assert (out / "budget_curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_page_shows_the_numbers_it_is_given_and_computes_none(tmp_path: Path) -> None:
+    rows, inputs = make_rows(planted), make_inputs()
+    results = replace(analyse(rows, inputs), warnings=["A caution that no other computation would find."])
+    page = write_report(rows, inputs, results, tmp_path, tmp_path / "out")
+    for file in (page, page.with_name("report.md"), page.with_name("summary.json")):
+        assert results.warnings[0] in file.read_text(encoding="utf-8"), file.name
+
+
+@pytest.mark.parametrize(("scored", "said"), [(24, "24"), (3, "3 of 24")])
+def test_test_persons_are_those_in_the_scores(tmp_path: Path, scored: int, said: str) -> None:
+    text = write(tmp_path, make_rows(num_subjects=scored), make_inputs(test_subjects=24))
+    assert f"<dt>test persons</dt><dd>{said}</dd>" in text
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["test_subjects"] == scored
 
 
 def test_the_order_of_jobs_and_cases_does_not_change_the_page(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from importlib import resources
 import numpy as np
 import pytest
 
-from maetrain.report.styles import DARK, DASHES, LIGHT, MARKERS, css_class, marker_name, matplotlib_style
+from maetrain.report.styles import DARK, DASHES, LIGHT, css_class, css_rules, marked, marker_name, matplotlib_style
 
 APART = 20.0
 EYES = {
@@ -79,7 +79,35 @@ def test_lines_and_words_stand_out_from_their_page(theme: str, colours: tuple[st
 
 
 def test_arms_differ_in_more_than_colour() -> None:
-    assert len(set(DASHES)) == len(LIGHT) == len(DARK) and len(set(MARKERS)) == len(MARKERS)
-    looks = [(css_class(style), marker_name(style)) for style in range(len(LIGHT) * len(MARKERS))]
-    assert len(set(looks)) == len(looks)
-    assert {matplotlib_style(s)["marker"] for s in range(len(MARKERS))} == {"s", "o", "^", "D", "v", "P", "X"}
+    assert len(LIGHT) == len(DARK) and len(set(DASHES)) == len(DASHES)
+    looks = [(css_class(style).split()[1], marker_name(style)) for style in range(84)]
+    assert len(set(looks)) == len(looks), "line and marker alone"
+
+
+def test_each_two_of_twelve_arms_differ_in_two_ways_at_least() -> None:
+    page = [(*css_class(style).split(), marker_name(style)) for style in range(12)]
+    files = [
+        (look["color"], look["linestyle"], (look["marker"], look["markerfacecolor"] == "white"))
+        for look in map(matplotlib_style, range(12))
+    ]
+    for looks in (page, files):
+        for a, b in itertools.combinations(looks, 2):
+            assert a[2] != b[2] and a[:2] != b[:2], (a, b)
+            is_same_shape = a[2][0] == b[2][0] if looks is files else a[2].split()[-1] == b[2].split()[-1]
+            assert not is_same_shape or (a[0] != b[0] and a[1] != b[1]), ("outlines of the other", a, b)
+
+
+def test_the_rules_of_the_page_give_each_class_its_colour_and_line() -> None:
+    for style in range(12):
+        colour, line = css_class(style).split()
+        assert f".{colour} {{ fill: var(--{colour}); stroke: var(--{colour}); }}" in css_rules()
+        dashes = re.search(rf"\.{line} \.line {{ stroke-dasharray: ([\d ]+); }}", css_rules())
+        assert (tuple(map(int, dashes[1].split())) if dashes else ()) == DASHES[style % len(DASHES)]
+
+
+@pytest.mark.parametrize(("num", "most"), [(1, 1), (8, 8), (9, 5), (40, 8), (1000, 8)])
+def test_a_long_line_has_few_markers_and_each_style_its_own_places(num: int, most: int) -> None:
+    for style in range(12):
+        first, every = marked(num, style)
+        assert 1 <= len(range(first, num, every)) <= most
+    assert num <= 8 or marked(num, 0) != marked(num, 1)

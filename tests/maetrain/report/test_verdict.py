@@ -69,12 +69,23 @@ def test_the_terminal_table_has_a_row_a_budget() -> None:
 def test_labels_saved_are_in_the_headline_where_they_can_be_told_from_none() -> None:
     helps = [comparison(1, 0.02, 0.04), comparison(4, 0.02, 0.04)]
     text = headline(helps, [saving(1, 1.8, 1.2, 2.5), saving(4, 9.0, 6.0, float("inf"))])
-    assert "What mae reaches with 4 labelled persons takes scratch 9 (6 to more than 32)." in text
+    said = "The largest saving of labels: what mae reaches with 4 labelled persons takes scratch 9 persons"
+    assert f"{said} (6 to more than 32)." in text
     assert "reaches with 1 " not in text, "the surest alone"
     assert "takes scratch" not in headline(helps, [saving(4, 9.0, 3.9, 20.0)]), "its interval holds no saving"
     one_helps = [comparison(1, 0.02, 0.04), comparison(4, -0.01, 0.04)]
     assert "takes scratch" not in headline(one_helps, [saving(4, 9.0, 6.0, 20.0)]), "nothing is confirmed with 4"
     assert "takes scratch" not in headline([comparison(4, -0.04, -0.02)], [saving(4, 0.0, 0.0, 2.0)])
+
+
+def test_a_saving_beyond_the_curve_counts_only_as_far_as_the_curve_goes() -> None:
+    inf, helps = float("inf"), [comparison(b, 0.02, 0.04) for b in (1, 8, 32)]
+    last = saving(32, inf, inf, inf)
+    assert "takes scratch" not in headline(helps, [last]), "more than 32 for 32: no number of labels saved"
+    text = headline(helps, [saving(1, 1.8, 1.5, 2.5), last])
+    assert "with 1 labelled person takes scratch 1.8 persons (1.5 to 2.5)." in text
+    text = headline(helps, [saving(1, 1.8, 1.5, 2.5), saving(8, inf, inf, inf), last])
+    assert "with 8 labelled persons takes scratch more than 32 persons (more than 32)." in text, "4 times at least"
 
 
 def test_many_budgets_make_no_endless_headline() -> None:

@@ -1,0 +1,43 @@
+"""What the report's notes say of how a sweep was run."""
+
+import pytest
+
+from cluster.reporting import notes
+from data_shards.formats.index import ShardIndex, VolumeTable
+from data_shards.preprocess import PreprocessConfig
+from maetrain.recipes.config import RunConfig
+
+ARMS = {"scratch": None, "mae": "handover"}
+RATES = {"scratch": 1e-3, "mae": 1e-4}
+
+
+@pytest.fixture
+def index() -> ShardIndex:
+    return ShardIndex("zarr", "scans", ("MR",), ("background", "front"), PreprocessConfig(), VolumeTable.of([]), ())
+
+
+def config(**sweep: object) -> RunConfig:
+    return RunConfig.model_validate({"sweep": {"learning_rates": [1e-3, 1e-4], **sweep}})
+
+
+@pytest.mark.parametrize(
+    ("budgets", "tried", "said"),
+    [
+        ((1, 2, 4, 8), {4}, "serve 1, 2 and 8 labelled persons, too"),
+        ((1, 4), {4}, "serve 1 labelled person, too"),
+        ((4, 8), {4, 8}, ""),  # every budget had trials of its own
+    ],
+)
+def test_rates_of_budgets_without_trials_are_said_to_come_from_others(
+    index: ShardIndex, budgets: tuple[int, ...], tried: set[int], said: str
+) -> None:
+    found = notes(config(budgets=budgets), index, ARMS, RATES, tried)
+    where = " and ".join(map(str, sorted(tried)))
+    assert f"on validation persons with {where} labelled persons: scratch 0.001, mae 0.0001." in found[0]
+    assert len(found) == (2 if said else 1) and said in found[-1]
+
+
+def test_rates_that_were_not_searched_for_are_said_to_be_fixed(index: ShardIndex) -> None:
+    rates = {"learning_rate": 1e-3, "pretrained_learning_rate": 2e-4}
+    (said,) = notes(RunConfig.model_validate({"finetune": rates}), index, ARMS, {}, set())
+    assert "0.001 from scratch, 0.0002 from a pretrained encoder; fixed beforehand, not searched" in said
