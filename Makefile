@@ -25,7 +25,7 @@ demo: install    ## archive to report; DATA=folder in MSD or nnU-Net layout, OUT
 	$(BIN)/maetrain demo $(if $(DATA),--data "$(DATA)") --out "$(OUT)" $(SET)
 
 test: install    ## all tests, on two cores; ARGS="-k name" etc.
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 test-faults: install ## kill ranks, hosts, head and driver, fill disks, cut networks; root, 40 min on 2 cores
 	$(BIN)/python -m pytest -m faults --timeout 900

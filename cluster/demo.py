@@ -24,7 +24,7 @@ from cluster.session import ray_session
 from cluster.sweep import Comparison, check_plan
 from cluster.tracked import tracked
 from data_shards.archive.identity import read_identity
-from data_shards.archive.layout import read_archive
+from data_shards.archive.layout import Archive, read_archive
 from data_shards.errors import InputError
 from data_shards.formats.files import locked
 from maetrain.checkpoint.fingerprint import fingerprint
@@ -45,13 +45,24 @@ def run_demo(config: RunConfig, data: Path | None, out: Path, address: str | Non
     """Everything; returns the report's page. What is finished is kept, what depends on a change is redone."""
     timings: Timings = {}
     started = time.perf_counter()
-    # a wrong path is said before anything is made
     identity = read_identity(config.shards.privacy, os.environ)
-    archive = read_archive(data if data is not None else make_archive(config, out, timings), identity)
-    root = archive.root
-    out.mkdir(parents=True, exist_ok=True)
-    say(f"{archive.name}: {len(archive.cases)} scans of {len({c.subject for c in archive.cases})} persons in {root}")
-    with locked(out / LOCK), ray_session(address, config.cluster.object_store_mib) as resources:
+    given = read_archive(data, identity) if data is not None else None  # a wrong path is said before anything is made
+    with locked(out / LOCK):
+        archive = given or read_archive(make_archive(config, out, timings), identity)
+        persons = len({case.subject for case in archive.cases})
+        say(f"{archive.name}: {len(archive.cases)} scans of {persons} persons in {archive.root}")
+        page = _run(config, archive, out, address, timings)
+    # in the environment's folder, which nobody may have activated
+    mlflow, uri = Path(sys.executable).with_name("mlflow"), tracking_uri(out)
+    say(
+        f"MLflow: {shlex.quote(str(mlflow))} server --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1 --port 5000"
+    )
+    say(f"done in {time.perf_counter() - started:.0f} s")
+    return page
+
+
+def _run(config: RunConfig, archive: Archive, out: Path, address: str | None, timings: Timings) -> Path:
+    with ray_session(address, config.cluster.object_store_mib) as resources:
         index = make_shards(archive, config.shards.model_copy(update={"format": "zarr"}), out, timings)
         tar_index = make_shards(archive, config.shards.model_copy(update={"format": "webdataset"}), out, timings)
         config = fit_workers(fit_channels(config, index), resources)
@@ -69,7 +80,7 @@ def run_demo(config: RunConfig, data: Path | None, out: Path, address: str | Non
 
         uri = tracking_uri(out)
         experiment = open_experiment(uri, EXPERIMENT, out / "mlartifacts")
-        work = fingerprint({"archive": str(root.resolve()), "config": config.model_dump(mode="json")})
+        work = fingerprint({"archive": str(archive.root.resolve()), "config": config.model_dump(mode="json")})
         with tracked(Tracking(uri, experiment, ""), f"demo {archive.name}", work) as parent:
             tracking = Tracking(uri, experiment, parent.run_id)
             parent.tags({"kind": "demo"})
@@ -83,11 +94,4 @@ def run_demo(config: RunConfig, data: Path | None, out: Path, address: str | Non
                 arms["mae"] = str(handover)
             # labelled volumes come out of the other format: both are read for real
             comparison = Comparison(config, tar_index, archive, split, arms, {}, out)
-            page = compare_arms(comparison, resources, parent, tracking, timings)
-    # in the environment's folder, which nobody may have activated
-    mlflow = Path(sys.executable).with_name("mlflow")
-    say(
-        f"MLflow: {shlex.quote(str(mlflow))} server --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1 --port 5000"
-    )
-    say(f"done in {time.perf_counter() - started:.0f} s")
-    return page
+            return compare_arms(comparison, resources, parent, tracking, timings)

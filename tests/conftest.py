@@ -2,23 +2,46 @@
 
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 # before torch is imported anywhere: two cores are shared by many processes
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# of tests that look for a run's metrics; Ray's own interval is longer than such a run
+os.environ.setdefault("RAY_metrics_report_interval_ms", "1000")
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from cluster.session import Resources, ray_session
 from data_shards.synthetic import SyntheticConfig, write_archive
 
 
+@cache
+def uses_ray(path: Path) -> bool:
+    return "ray_resources" in path.read_text()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For two processes of tests: a file is one's, and so is Ray, which comes first because it takes longest."""
-    uses_ray = {item.path for item in items if "ray_resources" in getattr(item, "fixturenames", ())}
-    items.sort(key=lambda item: item.path not in uses_ray)
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if item.path in uses_ray else str(item.path)))
+    """Ray comes first, because it takes longest."""
+    items.sort(key=lambda item: not uses_ray(item.path))
+
+
+class WholeFiles(LoadScopeScheduling):
+    """For several processes of tests: a file is one's, with its fixtures, and all of Ray is one's.
+
+    xdist's own groups don't work with pytest 9.2, which takes no suffix on a test's name.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "ray" if uses_ray(self.config.rootpath / file) else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> WholeFiles:
+    return WholeFiles(config, log)
 
 
 @pytest.fixture(scope="session")

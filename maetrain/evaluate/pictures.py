@@ -6,12 +6,9 @@ C channel, D H W voxels; X Y Z the file's voxels
 from pathlib import Path
 
 import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, told apart by colour-blind readers; classes beyond seven start again
 CLASS_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
@@ -30,7 +27,8 @@ def overlay(
     """
     z = int((label_XYZ > 0).sum((0, 1)).argmax())
     low, high = np.percentile(image_XYZ[..., z], (1, 99))
-    figure, axes = plt.subplots(1, 3, figsize=(7.5, 2.9), layout="constrained")
+    figure = Figure(figsize=(7.5, 2.9), layout="constrained")
+    axes = figure.subplots(1, 3)
     colours = class_map(len(class_names))
     for axis, title, mask in zip(
         axes, ("image", "reference", "prediction"), (None, label_XYZ, predicted_XYZ), strict=True
@@ -42,7 +40,6 @@ def overlay(
         axis.set_title(title, fontsize=9)
         axis.set_axis_off()
     figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def reconstruction(path: Path, original_DHW: np.ndarray, hidden_DHW: np.ndarray, rebuilt_DHW: np.ndarray) -> None:
@@ -53,8 +50,9 @@ def reconstruction(path: Path, original_DHW: np.ndarray, hidden_DHW: np.ndarray,
     seen = np.where(hidden_DHW, np.nan, original_DHW)
     filled = np.where(hidden_DHW, rebuilt_DHW, original_DHW)
     low, high = np.percentile(original_DHW, (1, 99))
-    figure, axes = plt.subplots(3, 3, figsize=(6.6, 6.9), layout="constrained")
-    grey = plt.get_cmap("gray").with_extremes(bad="#5b7fa6")
+    figure = Figure(figsize=(6.6, 6.9), layout="constrained")
+    axes = figure.subplots(3, 3)
+    grey = matplotlib.colormaps["gray"].with_extremes(bad="#5b7fa6")
     for row, (axis_name, axis) in enumerate((("axial", 0), ("coronal", 1), ("sagittal", 2))):
         middle = original_DHW.shape[axis] // 2
         for column, (title, volume) in enumerate((("original", original_DHW), ("seen", seen), ("rebuilt", filled))):
@@ -66,4 +64,3 @@ def reconstruction(path: Path, original_DHW: np.ndarray, hidden_DHW: np.ndarray,
             if column == 0:
                 panel.set_ylabel(axis_name, fontsize=9)
     figure.savefig(path, dpi=110)
-    plt.close(figure)

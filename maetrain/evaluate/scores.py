@@ -7,12 +7,12 @@ through every mean that comes later.
 
 import csv
 import math
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from data_shards.errors import InputError
+from data_shards.formats.files import published
 from maetrain.evaluate.metrics import CaseScore
 
 HEADER = ("budget", "arm", "seed", "case", "subject", "class", "dice", "hd95_mm", "surface_dice")
@@ -107,20 +107,17 @@ def _job(job: tuple[int, str, int]) -> str:
 
 
 def write_scores(path: Path, rows: Sequence[ScoreRow]) -> None:
-    """Write the rows sorted by job and case, through a temporary file, so a reader never sees half a table.
+    """Write the rows sorted by job and case, whole or not at all.
 
     The classes of a case keep their order, so that tables made from the file list them as the labels count.
     """
     check_rows(rows, str(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
+    with published(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(HEADER)
         for row in sorted(rows, key=lambda row: row.key[:4]):
             numbers = [repr(float(value)) for value in (row.dice, row.hd95_mm, row.surface_dice)]
             writer.writerow([row.budget, row.arm, row.seed, row.case, row.subject, row.class_name, *numbers])
-    os.replace(temporary, path)
 
 
 def read_scores(path: Path) -> list[ScoreRow]:
