@@ -6,12 +6,13 @@ from pathlib import Path
 
 from cluster.champions import crown
 from cluster.console import say, show_table
+from cluster.grid import Comparison
 from cluster.pipeline import Timings
 from cluster.provenance import provenance
 from cluster.reporting import report_inputs
 from cluster.session import Resources
 from cluster.stages import Stage
-from cluster.sweep import Comparison, results_of, run_sweep
+from cluster.sweep import results_of, run_sweep
 from maetrain.evaluate.scores import ScoreRow, read_scores, write_scores
 from maetrain.finetune.config import FinetuneJob
 from maetrain.recipes.config import RunConfig

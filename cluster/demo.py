@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cluster.comparison import compare_arms
 from cluster.console import say
+from cluster.grid import Comparison
 from cluster.pipeline import (
     Timings,
     fit_channels,
@@ -21,7 +22,6 @@ from cluster.pipeline import (
 from cluster.pretrain import check_setup, fit_workers
 from cluster.reporting import check_encoder
 from cluster.session import ray_session
-from cluster.sweep import Comparison, check_plan
 from cluster.tracked import tracked
 from data_shards.archive.identity import read_identity
 from data_shards.archive.layout import Archive, read_archive
@@ -74,7 +74,7 @@ def _run(config: RunConfig, archive: Archive, out: Path, address: str | None, ti
         pool = pretrain_pool(index, split)
         stage = pretrain_stage(config, index, pool, out)
         # what can be known to fail later fails now
-        check_plan(Comparison(config, index, archive, split, arms, {}, out))
+        Comparison(config, index, archive, split, arms, {}, out).check()
         if "mae" in arms:
             check_setup(make_setup(config, index, pool, stage.folder), index.sha256, config.cluster, resources)
 

@@ -12,6 +12,7 @@ import torch
 LIBRARIES = ("torch", "deepspeed", "ray", "monai", "zarr", "webdataset", "mlflow", "numpy")
 
 
+@cache
 def commit() -> str:
     """The commit the code stands at, "+changes" behind it where the tree differs; "unknown" outside a checkout."""
 
@@ -28,6 +29,7 @@ def commit() -> str:
         return "unknown"
 
 
+@cache
 def hardware() -> str:
     model = platform.machine()
     cpuinfo = Path("/proc/cpuinfo")

@@ -4,8 +4,8 @@ import os
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
+from cluster.grid import Comparison
 from cluster.stages import Stage
-from cluster.sweep import Comparison
 from data_shards.errors import InputError
 from data_shards.formats.index import ShardIndex
 from data_shards.splits import Split

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from cluster.provenance import provenance
+from cluster.provenance import commit, hardware
 from data_shards.formats.files import write_text
 from maetrain.checkpoint.fingerprint import differences, fingerprint
 
@@ -38,7 +38,7 @@ class Stage:
         return (self.folder / DONE).is_file()
 
     def finish(self, seconds: float) -> None:
-        made_by = {key: provenance()[key] for key in ("commit", "hardware")}
+        made_by = {"commit": commit(), "hardware": hardware()}
         done = {"inputs": self.inputs, "seconds": round(seconds, 2), "finished": time.time(), "made_by": made_by}
         write_text(self.folder / DONE, json.dumps(done, indent=1))
 

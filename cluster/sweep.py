@@ -7,117 +7,27 @@ the same command does the rest. Two calls that want the same folder at once: the
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
 
 from cluster.crew import JOURNAL, Crew, RunFacts, Task, start_crew
+from cluster.grid import Comparison, job_stage
 from cluster.live import SweepBoard
 from cluster.pool import Failed, JobPool, Limits
 from cluster.scans import ScoredScans, TrainingScans
 from cluster.session import Resources
 from cluster.stages import Stage
-from data_shards.archive.layout import Archive
 from data_shards.errors import InputError
-from data_shards.formats.index import ShardIndex
-from data_shards.splits import Split
-from maetrain.checkpoint.handover import read_handover
-from maetrain.evaluate.study import Study
-from maetrain.finetune.config import FinetuneConfig, FinetuneJob
+from maetrain.finetune.config import FinetuneJob
 from maetrain.finetune.job import JobResult, Protocol, read_result
-from maetrain.finetune.plan import best_rates, budgets_of_trials, plan_jobs, plan_trials, test_study
-from maetrain.finetune.validation import num_training
-from maetrain.recipes.config import RunConfig, SweepConfig
+from maetrain.finetune.plan import best_rates
+from maetrain.recipes.config import SweepConfig
 from maetrain.tracking.courier import Courier
 from maetrain.tracking.work import Tracking
-
-_RATES = {"learning_rate", "pretrained_learning_rate"}
-_PRETRAINED = {name for name in FinetuneConfig.model_fields if name.startswith("pretrained_")}
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What is compared on what: fixed before the first job."""
-
-    config: RunConfig
-    index: ShardIndex
-    archive: Archive
-    split: Split
-    arms: Mapping[str, str | None]
-    elsewhere: Mapping[str, Study]
-    out: Path
-
-    @property
-    def weights(self) -> dict[str, str | None]:
-        """arm -> hash of the weights it starts from."""
-        return {arm: read_handover(Path(f)).weights_sha256 if f else None for arm, f in self.arms.items()}
-
-    @cached_property
-    def test(self) -> Study:
-        """The test persons' labelled scans. InputError where the archive is not the shards'."""
-        return test_study(self.archive, self.index, self.split, self.config.sweep.max_test_cases)
-
-    @cached_property
-    def references(self) -> dict[str, dict[str, list[str]]]:
-        """What scores are taken against, by content; "" are the test persons."""
-        return {name: study.content for name, study in {"": self.test, **self.elsewhere}.items()}
-
-    @property
-    def fewest(self) -> int:
-        """Persons of the smallest part that anything trains on: every class must be among them."""
-        sweep, share = self.config.sweep, self.config.finetune.validation_share
-        of_jobs = num_training(min(sweep.budgets), share)
-        if not sweep.learning_rates:
-            return of_jobs
-        tried = min(budgets_of_trials(sweep.budgets, sweep.trial_budgets))
-        return min(of_jobs, num_training(tried, max(share, sweep.trial_share)))
-
-    def jobs(self, rates: Mapping[str, float]) -> list[FinetuneJob]:
-        sweep = self.config.sweep
-        return plan_jobs(self.index, self.split, sweep.budgets, sweep.seeds, self.arms, rates, self.fewest)
-
-    def trials(self) -> list[FinetuneJob]:
-        """None where no learning rates are searched for."""
-        sweep, seeds = self.config.sweep, self.config.sweep.seeds[: self.config.sweep.trial_seeds]
-        if not sweep.learning_rates:
-            return []
-        where = (self.index, self.split, sweep.budgets, seeds, self.arms)
-        return plan_trials(*where, sweep.learning_rates, sweep.trial_budgets, self.fewest)
-
-    def for_trials(self) -> "Comparison":
-        """The same for jobs that hold persons out."""
-        finetune = self.config.finetune
-        share = max(finetune.validation_share, self.config.sweep.trial_share)
-        finetune = finetune.model_copy(update={"validation_share": share})
-        return replace(self, config=self.config.model_copy(update={"finetune": finetune}))
-
-
-def job_stage(comparison: Comparison, job: FinetuneJob, weights_sha256: str | None) -> Stage:
-    """All that a job's scores depend on; the handover counts by its weights, not by its folder."""
-    config, split = comparison.config, comparison.split
-    no_concern = {"log_every"} | _RATES | (set() if job.handover else _PRETRAINED)
-    inputs = {
-        "shard_index_sha256": comparison.index.sha256,
-        "budget": job.budget,
-        "arm": job.arm,
-        "seed": job.seed,
-        "subjects": list(job.subjects),
-        "monitor_subjects": list(split.monitor),
-        "handover_sha256": weights_sha256,
-        "learning_rate": job.peak(config.finetune),
-        "model": config.model.model_dump(mode="json"),
-        "finetune": config.finetune.model_dump(mode="json", exclude=no_concern),
-        "ranks": config.sweep.ranks_per_job,
-    }
-    if not job.is_trial:
-        inputs |= {
-            "tolerance_mm": config.evaluate.tolerance_mm,
-            "references": comparison.references,
-        }
-    return Stage(comparison.out / ("trials" if job.is_trial else "jobs"), job.name, inputs)
 
 
 def run_sweep(
@@ -179,12 +89,6 @@ def ranks_that_fit(nodes: Sequence[Mapping[str, Any]], cpus: float, gpus: float)
     return sum(min(int(node.get(name, 0) / amount + 1e-6) for name, amount in wanted.items()) for node in there)
 
 
-def check_plan(comparison: Comparison) -> None:
-    """InputError for budgets and trials that the persons there are can't fill."""
-    comparison.trials()
-    comparison.jobs({})
-
-
 def _run_jobs(
     title: str,
     jobs: Sequence[FinetuneJob],
@@ -220,7 +124,7 @@ def _run_missing(
     watch: Callable[[Path], None],
 ) -> None:
     monitor = [scans.of(subject) for subject in comparison.split.monitor]
-    protocol = _protocol(comparison)
+    protocol = comparison.protocol()
     if any(not job.is_trial for job in missing):
         protocol = _shared(protocol, comparison.config.sweep.shared_test_mib)
     shared_protocol = ray.put(protocol)
@@ -268,12 +172,6 @@ def _facts(comparison: Comparison, job: FinetuneJob, stage: Stage) -> RunFacts:
         },
         dataset=(index.name, index.sha256, str(index.root)),
     )
-
-
-def _protocol(comparison: Comparison) -> Protocol:
-    config = comparison.config
-    fixed = (config.model, config.finetune, comparison.index, config.evaluate.tolerance_mm)
-    return Protocol.of(*fixed, comparison.test, comparison.elsewhere)
 
 
 def _shared(protocol: Protocol, room_mib: int) -> Protocol:

@@ -11,12 +11,12 @@ from cluster.comparison import compare_arms
 from cluster.console import say, show_table
 from cluster.demo import EXPERIMENT, LOCK, tracking_uri
 from cluster.elsewhere import read_elsewhere
+from cluster.grid import Comparison
 from cluster.order import SweepOrder
 from cluster.pipeline import fit_channels, make_setup, make_untrained, pretrain_and_export
 from cluster.pretrain import check_setup, fit_workers
 from cluster.reporting import check_encoder
 from cluster.session import ray_session
-from cluster.sweep import Comparison, check_plan
 from cluster.tracked import tracked
 from data_shards.archive.identity import read_identity
 from data_shards.archive.layout import Archive, ArchiveCase, read_archive
@@ -107,7 +107,7 @@ def run_sweep_verb(order: SweepOrder, out: Path, address: str | None, uri: str |
             for name, folder in order.elsewhere.items()
         }
         comparison = Comparison(config, index, archive, split, arms, elsewhere, out)
-        check_plan(comparison)
+        comparison.check()
         root = _tracking(out, order.tracking_uri)
         order.save(out)
         with ray_session(address, config.cluster.object_store_mib) as resources:
