@@ -99,6 +99,7 @@ def test_a_store_that_is_away_at_the_end_is_said_once_and_no_error(
 def test_a_store_that_was_said_to_be_away_is_not_said_again(
     root: Tracking, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(patience, "PATIENCE_S", 0.0)
     with tracked(root, "job", "work-12"):
         monkeypatch.setattr(MlflowClient, "set_terminated", away)
         patience.give_up()
