@@ -9,26 +9,14 @@ import pytest
 
 from cluster.elsewhere import read_elsewhere
 from data_shards.archive.identity import Identity
-from data_shards.build import BuildConfig, build
 from data_shards.errors import InputError
 from data_shards.formats.index import ShardIndex
 from data_shards.splits import Split
 from data_shards.synthetic import SyntheticConfig, write_archive
 from maetrain.checkpoint.handover import PoolScan
 from maetrain.evaluate.study import Study
-from maetrain.finetune.plan import split_of
 
 KEEP = Identity("keep")
-
-
-@pytest.fixture(scope="module")
-def index(small_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> ShardIndex:
-    return build(small_archive, tmp_path_factory.mktemp("shards"), BuildConfig(format="zarr"))
-
-
-@pytest.fixture(scope="module")
-def split(index: ShardIndex) -> Split:
-    return split_of(index, 0.25, 2, 0)
 
 
 @pytest.fixture

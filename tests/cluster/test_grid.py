@@ -10,30 +10,19 @@ import pytest
 from cluster.grid import Comparison, job_stage
 from cluster.reporting import check_encoder, check_overlap, overlap
 from data_shards.archive.layout import read_archive
-from data_shards.build import BuildConfig, build
 from data_shards.errors import InputError
 from data_shards.formats.index import ShardIndex
 from data_shards.splits import Split
 from maetrain.checkpoint.handover import POOL, PoolScan
 from maetrain.evaluate.study import Study, read_study
 from maetrain.finetune.config import FinetuneJob
-from maetrain.finetune.plan import pretrain_pool, split_of, test_study
+from maetrain.finetune.plan import pretrain_pool, test_study
 from maetrain.recipes.load import load_recipe
 
 from ..maetrain.small import SMALL, hand_over
 
 JOB = FinetuneJob(budget=1, arm="scratch", seed=0, subjects=("person_000",))
 test_study.__test__ = False  # type: ignore[attr-defined]
-
-
-@pytest.fixture(scope="module")
-def index(small_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> ShardIndex:
-    return build(small_archive, tmp_path_factory.mktemp("shards"), BuildConfig(format="zarr"))
-
-
-@pytest.fixture(scope="module")
-def split(index: ShardIndex) -> Split:
-    return split_of(index, 0.25, 2, 0)
 
 
 @pytest.fixture
