@@ -7,25 +7,20 @@ finetune loop at the recipe's settings for random weights. One process, one job 
 on where it was stopped. Leaves FOLDER/scores.csv in the columns of `maetrain`'s.
 """
 
-import argparse
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from monai.networks.nets import SwinUNETR, UNet
 from torch import Tensor, nn
 
-from data_shards.archive.identity import read_identity
-from data_shards.archive.layout import read_archive
-from data_shards.formats.index import ShardIndex
+from benchmarks.ordered import order_parser, ordered
 from data_shards.loading.labelled import LabelledScans
 from data_shards.order.streams import stream_seed
 from maetrain.evaluate.scores import ScoreRow, read_scores, write_scores
 from maetrain.evaluate.test_set import score_scans
-from maetrain.finetune.plan import plan_jobs, split_of, test_study
 from maetrain.finetune.train import fit
+from maetrain.finetune.validation import hold_out
 from maetrain.recipes.load import load_recipe
 from maetrain.train.group import alone
 
@@ -54,43 +49,28 @@ def build(name: str, channels: int, outputs: int) -> Peer:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe")
-    parser.add_argument("--shards", required=True)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser = order_parser(__doc__)
     parser.add_argument("--budget", type=int, action="append", required=True, help="one of the sweep's; again for more")
     parser.add_argument("--only", choices=PEERS, help="default: both")
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
     arguments = parser.parse_intermixed_args(words)
     config = load_recipe(arguments.recipe, arguments.overrides)
-    index = ShardIndex.load(arguments.shards)
-    archive = read_archive(arguments.data, read_identity(config.shards.privacy, os.environ))
-    split = split_of(index, config.split.test_share, config.split.monitor_subjects, config.split.seed)
-    # the sweep's own budgets decide which persons are in which
-    jobs = plan_jobs(
-        index,
-        split,
-        config.sweep.budgets,
-        config.sweep.seeds,
-        dict.fromkeys([arguments.only] if arguments.only else PEERS),
-    )
-    scans = LabelledScans(index)
-    sources = test_study(archive, index, split, config.sweep.max_test_cases).sources(index.labels, index.preprocess)
+    comparison = ordered(config, arguments, dict.fromkeys([arguments.only] if arguments.only else PEERS))
+    protocol, labels, scans = comparison.protocol(), comparison.index.labels, LabelledScans(comparison.index)
     rows: list[ScoreRow] = []
-    for job in jobs:
+    for job in comparison.jobs({}):
         if job.budget not in arguments.budget:
             continue
         path = arguments.out / f"{job.name}.csv"
         if not path.is_file():
             torch.manual_seed(stream_seed(job.seed, "finetune-init"))
-            network = build(job.arm, len(index.channel_names), index.labels.num_outputs)
+            network = build(job.arm, len(protocol.channel_names), labels.num_outputs)
             groups = [{"params": list(network.parameters()), "rate_scale": 1.0}]
             cases = [case for subject in job.subjects for case in scans.of(subject)]
+            train_cases, _ = hold_out(cases, job.subjects, config.finetune.validation_share)
             settings = config.finetune.model_copy(update={"monitor_every": config.finetune.steps})
-            trained = fit(network, groups, job, settings, index.labels, cases, cases[:1], alone())
+            trained = fit(network, groups, job, settings, labels, train_cases, cases[:1], alone())
             window = config.finetune.window_DHW
-            scores = score_scans(trained.network, sources, index.labels, window, config.evaluate.tolerance_mm)
+            scores = score_scans(trained.network, protocol.test_scans, labels, window, protocol.tolerance_mm)
             write_scores(path, [ScoreRow.of(score, job.budget, job.arm, job.seed) for score in scores])
         found = read_scores(path)
         print(f"{job.name}: Dice {sum(row.dice for row in found) / len(found):.4f}", flush=True)

@@ -9,26 +9,21 @@ begun. Prints one line a job.
 """
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache
 from multiprocessing import get_context
-from pathlib import Path
 
 import torch
 
+from benchmarks.ordered import order_parser, ordered
 from cluster.grid import Comparison, job_stage
 from cluster.order import named_folders
-from data_shards.archive.identity import read_identity
-from data_shards.archive.layout import read_archive
-from data_shards.formats.index import ShardIndex
 from data_shards.loading.labelled import LabelledScans
 from maetrain.finetune.config import FinetuneJob
 from maetrain.finetune.job import JobResult, read_result, run_job
-from maetrain.finetune.plan import split_of
 from maetrain.recipes.config import SCRATCH
 from maetrain.recipes.load import load_recipe
 from maetrain.tracking.tracker import NullTracker
@@ -40,14 +35,9 @@ def comparison_of(words: tuple[str, ...]) -> Comparison:
     """What these words order; once a process."""
     arguments = parsed(words)
     config = load_recipe(arguments.recipe, arguments.overrides)
-    index = ShardIndex.load(arguments.shards)
-    archive = read_archive(arguments.data, read_identity(config.shards.privacy, os.environ))
-    channels = {"in_channels": len(index.channel_names)}
-    config = config.model_copy(update={"model": config.model.model_copy(update=channels)})
-    split = split_of(index, config.split.test_share, config.split.monitor_subjects, config.split.seed)
-    handovers = {arm: str(folder) for arm, folder in named_folders("--handover", arguments.handover, "mae").items()}
-    arms = {arm: None if arm == SCRATCH else handovers[arm] for arm in config.sweep.arms}
-    return Comparison(config, index, archive, split, arms, {}, arguments.out)
+    handovers = named_folders("--handover", arguments.handover, "mae")
+    arms = {arm: None if arm == SCRATCH else str(handovers[arm]) for arm in config.sweep.arms}
+    return ordered(config, arguments, arms)
 
 
 @cache
@@ -59,7 +49,7 @@ def do(words: tuple[str, ...], job: FinetuneJob) -> JobResult:
     """One job, in a process of the pool."""
     torch.set_num_threads(1)
     comparison, scans = comparison_of(words), scans_of(words)
-    stage = job_stage(comparison, job, comparison.weights[job.arm])
+    stage = job_stage(comparison, job)
     cases = [case for subject in job.subjects for case in scans.of(subject)]
     monitor = [case for subject in comparison.split.monitor for case in scans.of(subject)]
     result = run_job(job, comparison.protocol(), cases, monitor, stage.folder, NullTracker(), alone())
@@ -68,15 +58,10 @@ def do(words: tuple[str, ...], job: FinetuneJob) -> JobResult:
 
 
 def parsed(words: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe")
-    parser.add_argument("--shards", required=True)
-    parser.add_argument("--data", type=Path, required=True)
+    parser = order_parser(__doc__)
     parser.add_argument("--handover", action="append", default=[], metavar="ARM=FOLDER")
-    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--at-once", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=float("inf"))
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
     return parser.parse_intermixed_args(words)
 
 
@@ -85,7 +70,7 @@ def main(words: Sequence[str] | None = None) -> None:
     arguments, comparison = parsed(given), comparison_of(given)
     assert not comparison.config.sweep.learning_rates, "trials are for `maetrain sweep`"
     ends = time.monotonic() + arguments.seconds
-    folders = {job: job_stage(comparison, job, comparison.weights[job.arm]).folder for job in comparison.jobs({})}
+    folders = {job: job_stage(comparison, job).folder for job in comparison.jobs({})}
     missing = [job for job, folder in folders.items() if read_result(folder) is None]
     print(f"{len(missing)} of {len(folders)} jobs to do", flush=True)
     with ProcessPoolExecutor(arguments.at_once, mp_context=get_context("spawn")) as pool:

@@ -30,7 +30,7 @@ def compare_arms(
 ) -> Path:
     """Runs what is missing of the sweep, writes and shows `comparison.out`/report, returns its page.
 
-    Only then MLflow is asked for anything, and an answer that doesn't come is said.
+    Only then the parent's run gets it, and an MLflow that does not answer is said.
     """
     config, arms, out = comparison.config, comparison.arms, comparison.out
     grid = f"budgets {list(config.sweep.budgets)} x arms {list(arms)} x {len(config.sweep.seeds)} seeds"

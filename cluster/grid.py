@@ -33,7 +33,7 @@ class Comparison:
     elsewhere: Mapping[str, Study]
     out: Path
 
-    @property
+    @cached_property
     def weights(self) -> dict[str, str | None]:
         """arm -> hash of the weights it starts from."""
         return {arm: read_handover(Path(f)).weights_sha256 if f else None for arm, f in self.arms.items()}
@@ -89,7 +89,7 @@ class Comparison:
         return replace(self, config=self.config.model_copy(update={"finetune": finetune}))
 
 
-def job_stage(comparison: Comparison, job: FinetuneJob, weights_sha256: str | None) -> Stage:
+def job_stage(comparison: Comparison, job: FinetuneJob) -> Stage:
     """All that a job's scores depend on; the handover counts by its weights, not by its folder."""
     config, split = comparison.config, comparison.split
     no_concern = {"log_every"} | _RATES | (set() if job.handover else _PRETRAINED)
@@ -100,7 +100,7 @@ def job_stage(comparison: Comparison, job: FinetuneJob, weights_sha256: str | No
         "seed": job.seed,
         "subjects": list(job.subjects),
         "monitor_subjects": list(split.monitor),
-        "handover_sha256": weights_sha256,
+        "handover_sha256": comparison.weights[job.arm],
         "learning_rate": job.peak(config.finetune),
         "model": config.model.model_dump(mode="json"),
         "finetune": config.finetune.model_dump(mode="json", exclude=no_concern),

@@ -26,6 +26,7 @@ from maetrain.finetune.config import FinetuneJob
 from maetrain.finetune.job import JobResult, Protocol, read_result
 from maetrain.finetune.plan import best_rates
 from maetrain.recipes.config import SweepConfig
+from maetrain.report.wording import count
 from maetrain.tracking.courier import Courier
 from maetrain.tracking.work import Tracking
 
@@ -72,8 +73,9 @@ def _pool(sweep: SweepConfig, resources: Resources) -> JobPool[FinetuneJob]:
         return ranks_that_fit(ray.nodes(), cpus, gpus) // sweep.ranks_per_job
 
     if not room():
+        ranks = count(sweep.ranks_per_job, "rank")
         raise InputError(
-            f"there is no room for a job: {_ranks(sweep.ranks_per_job)} of {cpus:g} CPU cores and {gpus:g} GPUs each, "
+            f"there is no room for a job: {ranks} of {cpus:g} CPU cores and {gpus:g} GPUs each, "
             f"the cluster has {resources.cpus:g} cores and {resources.gpus:g} GPUs in all: "
             "lower sweep.cpus_per_job, gpus_per_job or ranks_per_job"
         )
@@ -98,8 +100,7 @@ def _run_jobs(
     watch: Callable[[Path], None],
     say: Callable[[str], None],
 ) -> dict[FinetuneJob, Stage]:
-    weights = comparison.weights
-    stages = {job: job_stage(comparison, job, weights[job.arm]) for job in jobs}
+    stages = {job: job_stage(comparison, job) for job in jobs}
     kept = {job: result for job, stage in stages.items() if (result := read_result(stage.folder))}
     for job, result in kept.items():
         if not stages[job].is_finished:
@@ -191,10 +192,6 @@ def results_of(stages: Mapping[FinetuneJob, Stage]) -> list[JobResult]:
         assert result is not None, f"{stage.folder} is marked finished but holds no result"
         results.append(result)
     return results
-
-
-def _ranks(count: int) -> str:
-    return "one rank" if count == 1 else f"{count} ranks"
 
 
 def _times(count: int) -> str:

@@ -34,7 +34,7 @@ def key_of(small_archive: Path, tmp_path: Path, index: ShardIndex, split: Split)
         config = load_recipe("demo", overrides)
         arms = {job.arm: job.handover}
         comparison = Comparison(config, index, archive, split, arms, elsewhere or {}, tmp_path)
-        return job_stage(comparison, job, comparison.weights[job.arm]).key
+        return job_stage(comparison, job).key
 
     return key
 
