@@ -24,7 +24,9 @@ def start(port: int, ranks: int) -> list[dist.Store]:
     """One start of a group; its stores, rank by rank."""
 
     def of(rank: int) -> dist.Store:
-        return store_of_this_start(dist.TCPStore("127.0.0.1", port, is_master=False), rank, ranks, SECONDS)
+        return store_of_this_start(
+            dist.TCPStore("127.0.0.1", port, is_master=False, timeout=SECONDS), rank, ranks, SECONDS
+        )
 
     with ThreadPoolExecutor(ranks) as pool:
         return list(pool.map(of, range(ranks)))
@@ -49,7 +51,7 @@ def test_a_start_of_another_size_does_not_meet_the_dead(port: int) -> None:
 
 def test_a_rank_that_does_not_come_ends_the_wait(port: int) -> None:
     start(port, 2)  # its words of greeting are still there
-    store = dist.TCPStore("127.0.0.1", port, is_master=False)
+    store = dist.TCPStore("127.0.0.1", port, is_master=False, timeout=SECONDS)
     for rank in (0, 1):
         with pytest.raises(RuntimeError, match="the 2 ranks did not meet within 0.5 s"):
             store_of_this_start(store, rank, 2, timedelta(seconds=0.5))
