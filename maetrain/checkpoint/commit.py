@@ -24,6 +24,7 @@ from torch import Tensor
 
 from data_shards.formats.files import is_remote, is_there, listed, published, remove, write_bytes, write_text
 from data_shards.formats.remote import fetch
+from maetrain.checkpoint.writer import Lost
 
 MANIFEST = "manifest.json"
 Model = TypeVar("Model", bound=BaseModel)
@@ -110,14 +111,14 @@ def write_text_file(folder: Path, name: str, text: str) -> CheckpointFile:
 
 
 def commit(folder: Path, manifest: CheckpointManifest) -> None:
-    """The moment from which the checkpoint counts. Raises OSError, also where files of it have been swept away.
+    """The moment from which the checkpoint counts. Raises OSError; Lost where files of it have been swept away.
 
     So a group that was given up while it wrote can't pass off what its successor swept as a checkpoint, and then remove
     the whole one before it.
     """
     there = {path.name for path in listed(folder)}
     if missing := [file.name for file in manifest.files if file.name not in there]:
-        raise FileNotFoundError(f"{folder / missing[0]}: is gone; another start of the run has swept it away")
+        raise Lost(f"{folder / missing[0]}: is gone; another start of the run has swept it away")
     text = manifest.model_dump_json(indent=1)
     before, key, after = text.rpartition('"own_sha256": "')
     write_text(folder / MANIFEST, before + key + hashlib.sha256(text.encode()).hexdigest() + after)

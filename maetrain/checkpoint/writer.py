@@ -13,10 +13,14 @@ Result = TypeVar("Result")
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
 
 
+class Lost(OSError):
+    """What no further try can get over."""
+
+
 def persistently(
     action: Callable[[], Result], timeout_s: float, hear: Callable[[OSError], None] = lambda _: None
 ) -> Result:
-    """`action()`, again after each OSError, after pauses of up to 5 s; its last error when `timeout_s` are over.
+    """`action()`, again after each OSError but Lost, after pauses of up to 5 s; its last error after `timeout_s`.
 
     `hear` is told of those it gets over.
     """
@@ -25,7 +29,7 @@ def persistently(
         try:
             return action()
         except OSError as error:
-            if time.monotonic() + pause_s > give_up_at:
+            if isinstance(error, Lost) or time.monotonic() + pause_s > give_up_at:
                 raise
             hear(error)
         time.sleep(pause_s)

@@ -158,13 +158,17 @@ class Saver:
 
     def _write_part(self, folder: Path, tensors: dict[str, Tensor]) -> CheckpointFile:
         """In the rank's thread."""
-        # a mount that has gone leaves an empty folder to write into; listed, for NFS remembers what was not there
-        if RUN not in {path.name for path in listed(self.run_dir)}:
-            raise FileNotFoundError(f"{self.run_dir / RUN}: is gone; is the disk mounted?")
+        self._check_mounted()
         return write_rank_file(folder, self.who.rank, tensors)
+
+    def _check_mounted(self) -> None:
+        """A mount that has gone leaves an empty folder to write into. FileNotFoundError there: it may come back."""
+        if RUN not in {path.name for path in listed(self.run_dir)}:  # listed, for NFS remembers what was not there
+            raise FileNotFoundError(f"{self.run_dir / RUN}: is gone; is the disk mounted?")
 
     def _commit(self, under_way: _UnderWay, manifest: CheckpointManifest) -> None:
         """In rank 0's thread."""
+        self._check_mounted()
         folder, lines = under_way.folder, under_way.curve.lines
         assert lines is not None
         texts = {CURVE: first_lines(lines, manifest.step), EVENTS: under_way.events}

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
+from urllib.request import Request, urlopen
 
 import fsspec
 import pytest
@@ -33,7 +34,10 @@ def s3_server() -> Iterator[str]:
     server.start()
     try:
         host, port = server.get_host_and_port()
-        yield f"http://{host}:{port}"
+        url = f"http://{host}:{port}"
+        # all servers of a process share their buckets
+        urlopen(Request(f"{url}/moto-api/reset", method="POST")).close()
+        yield url
     finally:
         server.stop()
 

@@ -191,8 +191,9 @@ def test_a_group_that_was_given_up_does_not_put_a_manifest_where_its_files_are_g
     """Its successor has swept them and dies, and so does the group: there is still a checkpoint to go on from."""
     setup = setup_of(index, tmp_path / "run", keep_checkpoints=1, storage_timeout_s=1)
     faults = [Fault(at="manifest", do="pause", rank=0, step=12, last=17), at("forward", 1, 9)]
+    slow = Fault(at="update", do="slow", rank=0, step=13, last=STEPS, seconds=0.5)  # it shall die before its next one
     checkpoints = tmp_path / "run" / "checkpoints"
-    with Group(setup, 2, [faults[0]], name="given-up") as given_up:
+    with Group(setup, 2, [faults[0], slow], name="given-up") as given_up:
         given_up.until(lambda: "fault: pause" in given_up.log(), 60, "pause")
         (paused,) = (folder for folder in checkpoints.iterdir() if not (folder / MANIFEST).is_file())
         with Group(setup, 2, [faults[1]]) as successor:

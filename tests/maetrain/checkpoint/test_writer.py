@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from maetrain.checkpoint.writer import Background, persistently
+from maetrain.checkpoint.writer import Background, Lost, persistently
 
 
 class Storage:
@@ -33,9 +33,10 @@ def test_a_storage_that_stays_away_is_given_up_in_time() -> None:
     assert time.monotonic() - started < 2
 
 
-def test_a_mistake_of_our_own_is_not_tried_again() -> None:
-    storage = Storage(1, KeyError("ours"))
-    with pytest.raises(KeyError):
+@pytest.mark.parametrize("error", [KeyError("ours"), Lost("swept away")])
+def test_what_no_further_try_mends_is_not_tried_again(error: Exception) -> None:
+    storage = Storage(1, error)
+    with pytest.raises(type(error)):
         persistently(storage, 30)
     assert storage.tries == 1
 
