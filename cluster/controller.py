@@ -17,11 +17,19 @@ from maetrain.train.wishes import Wishes
 PROCESS_WISHES = Wishes()  # of a rank's process, set by its SIGTERM
 
 
-class GroupCallback(ControllerCallback, UserCallback):
-    """Says why a group ended; no restart after a user's mistake; a checkpoint before a planned change of size."""
+def callbacks(desk: Any, grace_s: float) -> list[Any]:
+    """What goes into Ray's RunConfig. `grace_s`: how long a resize waits for a checkpoint, seconds.
 
-    def __init__(self, desk: Any, grace_s: float) -> None:
-        self.desk, self.grace_s = desk, grace_s
+    Of a callback that is a UserCallback and another kind as well Ray would ask the former's part alone.
+    """
+    return [ReasonCallback(desk), GroupCallback(desk, grace_s), SigtermCallback()]
+
+
+class ReasonCallback(UserCallback):
+    """Says why a group ended."""
+
+    def __init__(self, desk: Any) -> None:
+        self.desk = desk
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         for rank, error in sorted(worker_exceptions.items()):
@@ -29,6 +37,13 @@ class GroupCallback(ControllerCallback, UserCallback):
             # a traceback says it in its last line, a lost process in its first
             reason = lines[-1] if "Traceback" in str(error) else lines[0]
             self.desk.post.remote(f"rank {rank} ended: {reason[:200]}")
+
+
+class GroupCallback(ControllerCallback):
+    """No restart after a user's mistake; a checkpoint before a planned change of size."""
+
+    def __init__(self, desk: Any, grace_s: float) -> None:
+        self.desk, self.grace_s = desk, grace_s
 
     def before_controller_execute_failure_decision(self, failure_decision: Any) -> None:
         refusal, _ = ray.get(self.desk.endings.remote())

@@ -18,7 +18,7 @@ from ray.train.v2.api.config import RunConfig as RayRunConfig
 from upath import UPath
 
 from cluster.console import Bar, say
-from cluster.controller import GroupCallback, SigtermCallback
+from cluster.controller import callbacks
 from cluster.desk import open_desk
 from cluster.progress import Progress
 from cluster.rank import run_rank
@@ -95,7 +95,7 @@ def run_pretraining(
             storage_filesystem=file_system,
             # the desk counts failures, those in a row without a checkpoint between them
             failure_config=FailureConfig(max_failures=-1),
-            callbacks=[GroupCallback(desk, cluster.grace_s), SigtermCallback()],  # type: ignore[list-item]
+            callbacks=callbacks(desk, cluster.grace_s),
         ),
     )
     for line in estimate(setup.model, setup.pretrain, most, "cuda" if use_gpu else "cpu").lines():

@@ -141,6 +141,7 @@ def test_a_group_shrinks_to_what_is_left_and_grows_again_without_losing_a_step(
 ) -> None:
     cluster.kill_node(1)
     cluster.kill_node(2)
+    wait_for_nodes(cluster, 1)  # or the group would begin as one of two and wait for the second
     # so many steps that the run goes on all the while, and no checkpoint but those that are asked for
     steps = 6000
     many = ("cluster.pretrain_workers=[1,2]", f"pretrain.checkpoint_every={steps}", f"pretrain.steps={steps}")
@@ -160,6 +161,17 @@ def test_a_group_shrinks_to_what_is_left_and_grows_again_without_losing_a_step(
         assert 0 < grown_at < drained_at < steps
         run.finish(400)
     assert sorted(curve(run.out)) == list(range(1, steps + 1))
+
+
+def wait_for_nodes(cluster: RayCluster, count: int) -> None:
+    """Until Ray, too, knows that so many are left."""
+    ask = f"""
+import time, ray
+ray.init(address={cluster.address!r}, log_to_driver=False, logging_level="ERROR")
+while sum(node["Alive"] for node in ray.nodes()) != {count}:
+    time.sleep(0.5)
+"""
+    cluster.head.run([sys.executable, "-c", ask], env=environment(cluster.env), check=True)
 
 
 def drain(cluster: RayCluster, i: int) -> None:
