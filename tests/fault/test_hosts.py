@@ -163,26 +163,22 @@ def test_a_group_shrinks_to_what_is_left_and_grows_again_without_losing_a_step(
     assert sorted(curve(run.out)) == list(range(1, steps + 1))
 
 
+def ask_ray(cluster: RayCluster, question: str) -> str:
+    """What Python code prints that has joined the cluster from its head."""
+    joined = f"import time, ray; ray.init(address={cluster.address!r}, log_to_driver=False, logging_level='ERROR')\n"
+    words = [sys.executable, "-c", joined + question]
+    return cluster.head.run(words, env=environment(cluster.env), check=True).stdout
+
+
 def wait_for_nodes(cluster: RayCluster, count: int) -> None:
     """Until Ray, too, knows that so many are left."""
-    ask = f"""
-import time, ray
-ray.init(address={cluster.address!r}, log_to_driver=False, logging_level="ERROR")
-while sum(node["Alive"] for node in ray.nodes()) != {count}:
-    time.sleep(0.5)
-"""
-    cluster.head.run([sys.executable, "-c", ask], env=environment(cluster.env), check=True)
+    ask_ray(cluster, f"while sum(node['Alive'] for node in ray.nodes()) != {count}: time.sleep(0.5)")
 
 
 def drain(cluster: RayCluster, i: int) -> None:
     """What a cloud's notice does through the autoscaler: the node will be taken away in 30 s."""
-    ask = f"""
-import ray
-ray.init(address={cluster.address!r}, log_to_driver=False, logging_level="ERROR")
-(node,) = [n["NodeID"] for n in ray.nodes() if n["Alive"] and n["NodeManagerAddress"] == {cluster.hosts[i].address!r}]
-print(node)
-"""
-    node = cluster.head.run([sys.executable, "-c", ask], env=environment(cluster.env)).stdout.split()[-1]
+    of_host = f"n['Alive'] and n['NodeManagerAddress'] == {cluster.hosts[i].address!r}"
+    node = ask_ray(cluster, f"(node,) = [n['NodeID'] for n in ray.nodes() if {of_host}]; print(node)").split()[-1]
     words = ["drain-node", f"--address={cluster.address}", f"--node-id={node}", "--deadline-remaining-seconds=30"]
     words += ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=test"]
     cluster.head.run([sys.executable, "-m", "ray.scripts.scripts", *words], env=environment(cluster.env))
