@@ -9,7 +9,7 @@ from cluster.grid import Comparison
 from data_shards.archive.identity import read_identity
 from data_shards.archive.layout import read_archive
 from data_shards.formats.index import ShardIndex
-from maetrain.finetune.plan import split_of
+from maetrain.finetune.plan import Encoders, split_of
 from maetrain.recipes.config import RunConfig
 
 
@@ -24,8 +24,7 @@ def order_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def ordered(config: RunConfig, words: argparse.Namespace, arms: Mapping[str, str | None]) -> Comparison:
-    """`arms`: name -> folder of its encoder, None = random weights."""
+def ordered(config: RunConfig, words: argparse.Namespace, arms: Mapping[str, Encoders]) -> Comparison:
     index = ShardIndex.load(words.shards)
     archive = read_archive(words.data, read_identity(config.shards.privacy, os.environ))
     model = config.model.model_copy(update={"in_channels": len(index.channel_names)})

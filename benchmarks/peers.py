@@ -54,7 +54,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", choices=PEERS, help="default: both")
     arguments = parser.parse_intermixed_args(words)
     config = load_recipe(arguments.recipe, arguments.overrides)
-    comparison = ordered(config, arguments, dict.fromkeys([arguments.only] if arguments.only else PEERS))
+    comparison = ordered(config, arguments, {name: [] for name in ([arguments.only] if arguments.only else PEERS)})
     protocol, labels, scans = comparison.protocol(), comparison.index.labels, LabelledScans(comparison.index)
     rows: list[ScoreRow] = []
     for job in comparison.jobs({}):

@@ -72,7 +72,7 @@ def scores_of(
     config: RunConfig, index: ShardIndex, archive: Archive, split: Split, handovers: dict[str, Path | None], out: Path
 ) -> list[ScoreRow]:
     """Every budget, arm and seed finetuned and scored on the test persons."""
-    arms = {arm: None if folder is None else str(folder) for arm, folder in handovers.items()}
+    arms = {arm: [str(folder)] if folder else [] for arm, folder in handovers.items()}
     jobs = plan_jobs(index, split, config.sweep.budgets, config.sweep.seeds, arms)
     cases = load_labelled(index, sorted({s for job in jobs for s in job.subjects} | set(split.monitor)))
     test = test_study(archive, index, split, config.sweep.max_test_cases)

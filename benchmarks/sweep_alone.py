@@ -36,7 +36,7 @@ def comparison_of(words: tuple[str, ...]) -> Comparison:
     arguments = parsed(words)
     config = load_recipe(arguments.recipe, arguments.overrides)
     handovers = named_folders("--handover", arguments.handover, "mae")
-    arms = {arm: None if arm == SCRATCH else str(handovers[arm]) for arm in config.sweep.arms}
+    arms = {arm: [] if arm == SCRATCH else [str(folder) for folder in handovers[arm]] for arm in config.sweep.arms}
     return ordered(config, arguments, arms)
 
 

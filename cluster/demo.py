@@ -68,7 +68,7 @@ def _run(config: RunConfig, archive: Archive, out: Path, address: str | None, ti
         config = fit_workers(fit_channels(config, index), resources)
         split = split_of(index, config.split.test_share, config.split.monitor_subjects, config.split.seed)
         say(f"split: {len(split.test)} test, {len(split.monitor)} monitor, {len(split.train)} training persons")
-        arms: dict[str, str | None] = dict.fromkeys(config.sweep.arms)
+        arms: dict[str, list[str]] = {arm: [] for arm in config.sweep.arms}
         if unknown := sorted({*arms} - {SCRATCH, "mae", UNTRAINED}):
             raise InputError(f"sweep.arms: the demo makes no encoder for {unknown[0]!r}; use `maetrain sweep` for it")
         pool = pretrain_pool(index, split)
@@ -87,11 +87,11 @@ def _run(config: RunConfig, archive: Archive, out: Path, address: str | None, ti
             parent.dataset(index.name, index.sha256, str(index.root), "pretrain")
             parent.dataset(tar_index.name, tar_index.sha256, str(tar_index.root), "finetune")
             if UNTRAINED in arms:
-                arms[UNTRAINED] = str(make_untrained(config, tar_index, out))
+                arms[UNTRAINED] = [str(folder) for folder in make_untrained(config, tar_index, out)]
             if "mae" in arms:
                 handover = make_encoder(config, index, stage, pool, resources, tracking, timings)
                 check_encoder(tar_index, split, config, handover)
-                arms["mae"] = str(handover)
+                arms["mae"] = [str(handover)]
             # labelled volumes come out of the other format: both are read for real
             comparison = Comparison(config, tar_index, archive, split, arms, {}, out)
             return compare_arms(comparison, resources, parent, tracking, timings)

@@ -13,7 +13,7 @@ from maetrain.checkpoint.handover import read_handover
 from maetrain.evaluate.study import Study
 from maetrain.finetune.config import FinetuneConfig, FinetuneJob
 from maetrain.finetune.job import Protocol
-from maetrain.finetune.plan import budgets_of_trials, plan_jobs, plan_trials, test_study
+from maetrain.finetune.plan import Encoders, budgets_of_trials, plan_jobs, plan_trials, test_study
 from maetrain.finetune.validation import num_training
 from maetrain.recipes.config import RunConfig
 
@@ -23,20 +23,21 @@ _PRETRAINED = {name for name in FinetuneConfig.model_fields if name.startswith("
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is compared on what: fixed before the first job."""
+    """What is compared on what: fixed before the first job. `arms`: as in `plan_jobs`."""
 
     config: RunConfig
     index: ShardIndex
     archive: Archive
     split: Split
-    arms: Mapping[str, str | None]
+    arms: Mapping[str, Encoders]
     elsewhere: Mapping[str, Study]
     out: Path
 
     @cached_property
-    def weights(self) -> dict[str, str | None]:
-        """arm -> hash of the weights it starts from."""
-        return {arm: read_handover(Path(f)).weights_sha256 if f else None for arm, f in self.arms.items()}
+    def weights(self) -> dict[str, str]:
+        """Folder of a handover -> hash of its weights."""
+        folders = {folder for encoders in self.arms.values() for folder in encoders}
+        return {folder: read_handover(Path(folder)).weights_sha256 for folder in folders}
 
     @cached_property
     def test(self) -> Study:
@@ -100,7 +101,7 @@ def job_stage(comparison: Comparison, job: FinetuneJob) -> Stage:
         "seed": job.seed,
         "subjects": list(job.subjects),
         "monitor_subjects": list(split.monitor),
-        "handover_sha256": comparison.weights[job.arm],
+        "handover_sha256": comparison.weights[job.handover] if job.handover else None,
         "learning_rate": job.peak(config.finetune),
         "model": config.model.model_dump(mode="json"),
         "finetune": config.finetune.model_dump(mode="json", exclude=no_concern),

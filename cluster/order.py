@@ -17,7 +17,7 @@ ORDER = "sweep.json"
 
 
 class SweepOrder(BaseModel):
-    """`handovers`: arm -> folder of its encoder. `elsewhere`: name -> labelled archive of another study.
+    """`handovers`: arm -> folders of its encoders. `elsewhere`: name -> labelled archive of another study.
 
     `tracking_uri`: without its password, which a file is no place for.
     """
@@ -27,7 +27,7 @@ class SweepOrder(BaseModel):
     config: RunConfig
     shards: str
     data: Path
-    handovers: dict[str, Path]
+    handovers: dict[str, list[Path]]
     elsewhere: dict[str, Path]
     tracking_uri: str | None = None
 
@@ -57,9 +57,9 @@ class SweepOrder(BaseModel):
             raise InputError(f"{path}: not an order of this version ({error}); give the whole command again") from None
 
 
-def named_folders(option: str, values: Sequence[str], unnamed: str = "") -> dict[str, Path]:
-    """NAME=FOLDER each; without a name it is called `unnamed`, if that may be. InputError for a name given twice."""
-    found: dict[str, Path] = {}
+def named_folders(option: str, values: Sequence[str], unnamed: str = "") -> dict[str, list[Path]]:
+    """NAME=FOLDER each; without a name it is called `unnamed`, if that may be. InputError for a pair given twice."""
+    found: dict[str, list[Path]] = {}
     for value in values:
         name, equals, folder = value.partition("=")
         if not equals:
@@ -70,9 +70,18 @@ def named_folders(option: str, values: Sequence[str], unnamed: str = "") -> dict
             raise InputError(
                 f"{option} {value}: {name!r} is no name; use small letters, digits and '-', a letter first"
             )
-        if name in found:
-            raise InputError(f"{option}: two folders for {name}: {found[name]} and {folder}; give one")
         if not Path(folder).is_dir():
             raise InputError(f"{option} {value}: {folder} is not a folder")
-        found[name] = Path(folder).resolve()
+        if (resolved := Path(folder).resolve()) in found.setdefault(name, []):
+            raise InputError(f"{option} {value}: given twice")
+        found[name].append(resolved)
     return found
+
+
+def named_folder(option: str, values: Sequence[str]) -> dict[str, Path]:
+    """The same, with one folder a name."""
+    found = named_folders(option, values)
+    for name, (first, *others) in found.items():
+        if others:
+            raise InputError(f"{option}: two folders for {name}: {first} and {others[0]}; give one")
+    return {name: first for name, (first,) in found.items()}

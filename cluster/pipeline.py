@@ -156,12 +156,20 @@ def make_encoder(
         return pretrain_and_export(setup, config, index, resources, tracker)
 
 
-def make_untrained(config: RunConfig, index: ShardIndex, out: Path) -> Path:
-    """The handover of an encoder of zero pretraining steps; written once for its settings."""
-    settings = {"seed": config.pretrain.seed, "mae": config.pretrain.mae.model_dump(mode="json")}
+def make_untrained(config: RunConfig, index: ShardIndex, out: Path) -> list[Path]:
+    """A handover of an encoder of zero pretraining steps for each seed of the sweep: as `scratch` draws one for each.
+
+    Were one draw shared by all seeds, its luck would look like a difference between the arms.
+    """
+    return [_untrained(config, index, out, seed) for seed in config.sweep.seeds]
+
+
+def _untrained(config: RunConfig, index: ShardIndex, out: Path, seed: int) -> Path:
+    """Written once for its settings."""
+    settings = {"seed": seed, "mae": config.pretrain.mae.model_dump(mode="json")}
     inputs = {"shard_index_sha256": index.sha256, "model": config.model.encoder_settings(), **settings}
     stage = Stage(out / "pretrain", "untrained", inputs)
     if not stage.is_finished:
         with timed(stage, {}):
-            hand_over_untrained(config.model, config.pretrain, index, stage.folder / "handover")
+            hand_over_untrained(config.model, config.pretrain, index, seed, stage.folder / "handover")
     return stage.folder / "handover"

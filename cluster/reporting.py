@@ -12,10 +12,11 @@ from data_shards.splits import Split
 from maetrain.checkpoint.handover import PoolScan, check_fits, read_pool
 from maetrain.finetune.config import FinetuneJob
 from maetrain.finetune.job import JobResult
+from maetrain.finetune.plan import Encoders
 from maetrain.recipes.config import RunConfig
 from maetrain.recipes.load import explained
 from maetrain.report.inputs import Curve, Overlap, Picture, PretrainCurve, Quarantined, ReportInputs
-from maetrain.report.wording import persons
+from maetrain.report.wording import join, persons
 from maetrain.train.curve import Curve as LossCurve
 
 
@@ -59,16 +60,17 @@ def report_inputs(
     Where several encoders are compared, the page shows the pretraining of the first; the overlap is that of all.
     """
     config, index, split = comparison.config, comparison.index, comparison.split
-    handovers = {arm: Path(folder) for arm, folder in comparison.arms.items() if folder}
-    pools = {arm: read_pool(folder) for arm, folder in handovers.items()}
-    shown = next((folder.parent for folder in handovers.values() if (folder.parent / "curve.jsonl").is_file()), None)
+    encoders = {arm: [Path(folder) for folder in folders] for arm, folders in comparison.arms.items() if folders}
+    handovers = [folder for folders in encoders.values() for folder in folders]
+    pools = [read_pool(folder) for folder in handovers]
+    shown = next((folder.parent for folder in handovers if (folder.parent / "curve.jsonl").is_file()), None)
     loss = LossCurve.load(shown / "curve.jsonl") if shown else LossCurve()
-    runs = ", ".join(f"{arm}: {folder.parent.name}" for arm, folder in handovers.items()) or "none"
+    runs = "; ".join(f"{arm}: {', '.join(f.parent.name for f in folders)}" for arm, folders in encoders.items())
     return ReportInputs(
         title=config.title,
         test_subjects=len(split.test),
-        pool_volumes=max((len(pool) for pool in pools.values()), default=0),
-        overlap=overlap(index, split, [scan for pool in pools.values() for scan in pool]) if pools else None,
+        pool_volumes=max((len(pool) for pool in pools), default=0),
+        overlap=overlap(index, split, [scan for pool in pools for scan in pool]) if pools else None,
         tolerance_mm=config.evaluate.tolerance_mm,
         curves=[
             Curve(budget=r.job.budget, arm=r.job.arm, seed=r.job.seed, steps=r.monitor_steps, dice=r.monitor_dice)
@@ -79,7 +81,7 @@ def report_inputs(
         ),
         pictures=_pictures(shown, stages, comparison.out),
         config_yaml=explained(config),
-        provenance={"shard index": index.sha256, "encoder runs": runs} | provenance,
+        provenance={"shard index": index.sha256, "encoder runs": runs or "none"} | provenance,
         quarantined=[Quarantined(case=q.case, path=q.path, reason=q.reason) for q in index.quarantined],
         notes=notes(config, index, comparison.arms, rates, {job.budget for job in comparison.trials()}),
     )
@@ -106,7 +108,7 @@ def _pictures(pretraining: Path | None, stages: Mapping[FinetuneJob, Stage], out
 def notes(
     config: RunConfig,
     index: ShardIndex,
-    arms: Mapping[str, str | None],
+    arms: Mapping[str, Encoders],
     rates: Mapping[str, float],
     tried: Set[int],
 ) -> list[str]:
@@ -129,5 +131,11 @@ def notes(
         said.append(
             f"Peak learning rate: {config.finetune.learning_rate:g} from scratch, "
             f"{config.finetune.pretrained_learning_rate:g} from a pretrained encoder; fixed beforehand, not searched."
+        )
+    if few := {arm: len(folders) for arm, folders in arms.items() if 0 < len(folders) < len(config.sweep.seeds)}:
+        listed = join([f"{arm} {num}" for arm, num in few.items()])
+        said.append(
+            f"Pretrained encoders for {len(config.sweep.seeds)} seeds: {listed}. The intervals know the luck of "
+            "finetuning; of the luck of a pretraining run they know no more than these show."
         )
     return said

@@ -79,11 +79,12 @@ def run_pretrain_verb(
         write_text(setup_only, setup.model_dump_json(indent=1))
         say(f"setup written; run it with: python -m maetrain.train {setup_only}")
         return
+    tracking = _tracking(out, uri)  # a wrong one is told before Ray starts
     with ray_session(address, config.cluster.object_store_mib) as resources:
         config = fit_workers(config, resources)
         check_setup(setup, index.sha256, config.cluster, resources)
         work = fingerprint({"run_dir": setup.run_dir})
-        with tracked(_tracking(out, uri), f"pretrain {out.name}", work) as tracker:
+        with tracked(tracking, f"pretrain {out.name}", work) as tracker:
             tracker.tags({"kind": "pretrain", "pretrain_run": out.name})
             tracker.params({"model": setup.model.model_dump(), "pretrain": setup.pretrain.model_dump()})
             tracker.dataset(index.name, index.sha256, str(index.root), "pretrain")
@@ -101,7 +102,7 @@ def run_sweep_verb(order: SweepOrder, out: Path, address: str | None, uri: str |
     split = _split(config, index)
     with locked(out / LOCK):
         arms = _arms(config, index, split, order.handovers, out)
-        pools = [scan for folder in arms.values() if folder for scan in read_pool(Path(folder))]
+        pools = [scan for encoders in arms.values() for folder in encoders for scan in read_pool(Path(folder))]
         elsewhere = {
             name: read_elsewhere(name, folder, index, split, pools, identity)
             for name, folder in order.elsewhere.items()
@@ -120,10 +121,10 @@ def run_sweep_verb(order: SweepOrder, out: Path, address: str | None, uri: str |
 
 
 def _arms(
-    config: RunConfig, index: ShardIndex, split: Split, handovers: Mapping[str, Path], out: Path
-) -> dict[str, str | None]:
-    """arm -> the folder of its encoder. InputError for an arm that has none, or one that does not fit."""
-    arms: dict[str, str | None] = dict.fromkeys(config.sweep.arms)
+    config: RunConfig, index: ShardIndex, split: Split, handovers: Mapping[str, Sequence[Path]], out: Path
+) -> dict[str, list[str]]:
+    """arm -> the folders of its encoders. InputError for an arm that has none, or one that does not fit."""
+    arms: dict[str, list[str]] = {arm: [] for arm in config.sweep.arms}
     if unknown := sorted({*handovers} - {*arms}):
         raise InputError(
             f"--handover {unknown[0]}=...: no arm of that name; sweep.arms = {list(arms)}, add {unknown[0]} to it"
@@ -133,16 +134,20 @@ def _arms(
             if arm in handovers:
                 raise InputError(f"--handover {SCRATCH}=...: {SCRATCH} starts from random weights; name it otherwise")
             continue
-        folder = handovers.get(arm)
-        if folder is None and arm == UNTRAINED:
-            folder = make_untrained(config, index, out)
-        if folder is None:
+        folders = handovers.get(arm) or (make_untrained(config, index, out) if arm == UNTRAINED else ())
+        if not folders:
             others = ",".join(other for other in arms if other != arm)
             raise InputError(
                 f"the arm `{arm}` needs an encoder: give --handover {arm}=FOLDER, or sweep.arms=[{others}]"
             )
-        check_encoder(index, split, config, folder)
-        arms[arm] = str(folder.resolve())
+        if len(folders) > len(config.sweep.seeds):
+            raise InputError(
+                f"--handover {arm}=...: {len(folders)} encoders for {len(config.sweep.seeds)} of sweep.seeds, which "
+                "take one each: give more sweep.seeds, or fewer encoders"
+            )
+        for folder in folders:
+            check_encoder(index, split, config, folder)
+        arms[arm] = [str(folder.resolve()) for folder in folders]
     return arms
 
 

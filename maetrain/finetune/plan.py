@@ -11,6 +11,9 @@ from data_shards.splits import Split, budget_order, budget_subjects, classes_by_
 from maetrain.evaluate.study import Study
 from maetrain.finetune.config import FinetuneJob
 
+Encoders = Sequence[str]
+"""Folders of an arm's handovers, which its seeds take in turn; none = random weights."""
+
 
 def split_of(index: ShardIndex, test_share: float, num_monitor: int, seed: int) -> Split:
     """The split of an index's labelled persons; the same index and numbers give the same split."""
@@ -31,12 +34,14 @@ def plan_jobs(
     split: Split,
     budgets: Sequence[int],
     seeds: Sequence[int],
-    handovers: Mapping[str, str | None],
+    arms: Mapping[str, Encoders],
     learning_rates: Mapping[str, float] | None = None,
     fewest: int = 0,
 ) -> list[FinetuneJob]:
-    """One job per (budget, arm, seed); `handovers`: arm -> folder of its encoder, None = random weights.
-    `learning_rates`: arm -> peak, where trials have found one.
+    """One job per (budget, arm, seed). `learning_rates`: arm -> peak, where trials have found one.
+
+    The seeds of an arm take its encoders in turn, each seed the same one at all budgets: with as many as seeds, the
+    luck of a pretraining run counts like that of a finetuning run.
 
     For each seed the persons are put in one order whose first k are budget k, so budgets are nested and arms are
     paired. Its first `fewest` hold every class: as many as the smallest budget (0), or fewer where some validate.
@@ -44,11 +49,12 @@ def plan_jobs(
     """
     labelled = classes_by_subject(index)
     jobs = []
-    for seed in seeds:
+    for turn, seed in enumerate(seeds):
         order = budget_order(split.train, labelled, fewest or min(budgets), seed)
         for budget in budgets:
             subjects = budget_subjects(order, budget)
-            for arm, handover in handovers.items():
+            for arm, encoders in arms.items():
+                handover = encoders[turn % len(encoders)] if encoders else None
                 job = FinetuneJob(budget=budget, arm=arm, seed=seed, subjects=subjects, handover=handover)
                 jobs.append(job.model_copy(update={"learning_rate": (learning_rates or {}).get(arm)}))
     return sorted(jobs, key=lambda job: (job.budget, job.seed, job.arm))
@@ -59,7 +65,7 @@ def plan_trials(
     split: Split,
     budgets: Sequence[int],
     seeds: Sequence[int],
-    handovers: Mapping[str, str | None],
+    arms: Mapping[str, Encoders],
     learning_rates: Sequence[float],
     trial_budgets: Sequence[int] = (),
     fewest: int = 0,
@@ -71,7 +77,7 @@ def plan_trials(
     chosen = budgets_of_trials(budgets, trial_budgets)
     if unknown := sorted({*chosen} - {*budgets}):
         raise InputError(f"sweep.trial_budgets: {unknown[0]} is not among sweep.budgets {list(budgets)}")
-    jobs = [job for job in plan_jobs(index, split, budgets, seeds, handovers, None, fewest) if job.budget in chosen]
+    jobs = [job for job in plan_jobs(index, split, budgets, seeds, arms, None, fewest) if job.budget in chosen]
     scans = Counter(volume.subject for volume in index.volumes if volume.has_label)
     for job in jobs:
         if sum(scans[subject] for subject in job.subjects) < 2:

@@ -18,10 +18,10 @@ from maetrain.train.config import PretrainConfig
 
 
 def hand_over_untrained(
-    model: NNFormerConfig, config: PretrainConfig, index: ShardIndex, folder: Path
+    model: NNFormerConfig, config: PretrainConfig, index: ShardIndex, seed: int, folder: Path
 ) -> EncoderHandover:
-    """Writes it into `folder`. It has seen no scan: its pool is empty."""
-    torch.manual_seed(stream_seed(config.seed, "init"))
+    """Writes it into `folder`, drawn with `seed` in place of `config`'s. It has seen no scan: its pool is empty."""
+    torch.manual_seed(stream_seed(seed, "init"))
     encoder = MaskedAutoencoder(model, config.mae).encoder
     contract = {
         "architecture": model,
@@ -29,7 +29,7 @@ def hand_over_untrained(
         "preprocess": index.preprocess.model_dump(mode="json"),
         "channel_names": index.channel_names,
         "shard_index_sha256": index.sha256,
-        "pretrain_fingerprint": fingerprint({"steps": 0, "seed": config.seed}),
+        "pretrain_fingerprint": fingerprint({"steps": 0, "seed": seed}),
         "step": 0,
     }
     return write_handover(folder, encoder.state_dict(), contract, [])

@@ -265,6 +265,7 @@ def test_the_arm_mae_without_an_encoder_is_named(run: Run, index: ShardIndex, sm
         (["sweep.arms=[scratch]", "sweep.ranks_per_job=3"], ["finetune.batch = 2", "3 ranks", "make it a multiple"]),
         (["sweep.arms=[scratch]", "sweep.learning_rates=[1e-3]", "sweep.trial_budgets=[3]"], ["trial_budgets: 3 is"]),
         (["sweep.arms=[scratch]", "finetune.keep=best"], ["set validation_share"]),
+        (["sweep.seeds=[0]", "--handover", ".", "--handover", "mae=.."], ["mae=...: 2 encoders for 1 of sweep.seeds"]),
     ],
 )
 def test_an_order_that_does_not_add_up_is_refused(
@@ -280,17 +281,24 @@ def test_a_sweep_goes_on_only_where_one_was_ordered_and_as_it_was(run: Run, tmp_
     mistake(run("sweep", "demo", "--out", tmp_path), "--shards and --data, or --resume")
 
 
+@pytest.mark.parametrize("verb", ["sweep", "pretrain"])
 @pytest.mark.parametrize(
     "uri", ["htp://me:secret@mlflow:5000", "http://127.0.0.1:9", "sqlite:////proc/no/x.db", "runs"]
 )
 def test_a_wrong_tracking_uri_is_said_before_anything_starts_and_not_kept(
-    run: Run, index: ShardIndex, small_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
+    run: Run,
+    index: ShardIndex,
+    small_archive: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    uri: str,
+    verb: str,
 ) -> None:
     monkeypatch.setattr("maetrain.tracking.mlflow_tracker.FIRST_S", 0.0)
-    words = ("sweep", "demo", "sweep.arms=[scratch]", "--shards", index.root, "--data", small_archive, "--out", "sweep")
-    outcome = run(*words, "--tracking-uri", uri)
+    more = ("sweep.arms=[scratch]", "--data", small_archive) if verb == "sweep" else ()
+    outcome = run(verb, "demo", *more, "--shards", index.root, "--out", "out", "--tracking-uri", uri)
     mistake(outcome, f"--tracking-uri {uri.replace('secret', '***')}: no MLflow store to work with", "give another")
-    assert not (tmp_path / "sweep" / "sweep.json").exists() and "secret" not in outcome[2]
+    assert not (tmp_path / "out" / "sweep.json").exists() and "secret" not in outcome[2]
 
 
 def test_an_archive_from_elsewhere_must_be_of_the_same_classes_and_of_others(

@@ -68,7 +68,7 @@ def test_a_store_that_is_away_costs_a_sweep_nothing_but_a_line(
         monkeypatch.setattr(module, name, lambda *_, answer=answer, **__: answer)
     monkeypatch.setattr(module, fails, away)
     comparison = SimpleNamespace(
-        config=CONFIG, arms={"scratch": None}, out=tmp_path, elsewhere={}, index=SimpleNamespace(name="x")
+        config=CONFIG, arms={"scratch": []}, out=tmp_path, elsewhere={}, index=SimpleNamespace(name="x")
     )
     assert compare_arms(comparison, None, None, None, {}) == page  # type: ignore[arg-type]
     before, after = " ".join(shown[0].split()), " ".join(capsys.readouterr().out.split())

@@ -32,7 +32,7 @@ def key_of(small_archive: Path, tmp_path: Path, index: ShardIndex, split: Split)
 
     def key(*overrides: str, job: FinetuneJob = JOB, elsewhere: dict[str, Study] | None = None) -> str:
         config = load_recipe("demo", overrides)
-        arms = {job.arm: job.handover}
+        arms = {job.arm: [job.handover] if job.handover else []}
         comparison = Comparison(config, index, archive, split, arms, elsewhere or {}, tmp_path)
         return job_stage(comparison, job).key
 
@@ -92,7 +92,7 @@ def test_the_smallest_training_part_is_that_of_jobs_and_trials(
     small_archive: Path, index: ShardIndex, split: Split, tmp_path: Path, overrides: tuple[str, ...], fewest: int
 ) -> None:
     config, archive = load_recipe("demo", overrides), read_archive(small_archive)
-    assert Comparison(config, index, archive, split, {"scratch": None}, {}, tmp_path).fewest == fewest
+    assert Comparison(config, index, archive, split, {"scratch": []}, {}, tmp_path).fewest == fewest
 
 
 def test_the_rate_that_counts_is_the_one_it_trains_with(key_of: Callable[..., str]) -> None:

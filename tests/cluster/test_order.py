@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.order import ORDER, SweepOrder, named_folders
+from cluster.order import ORDER, SweepOrder, named_folder, named_folders
 from data_shards.errors import InputError
 from maetrain.recipes.load import load_recipe
 
@@ -12,7 +12,7 @@ from maetrain.recipes.load import load_recipe
 def test_an_order_survives_its_folder(tmp_path: Path) -> None:
     config = load_recipe("small", ("sweep.learning_rates=[1e-3, 3e-3]", "finetune.augment.mirror=[true, false, false]"))
     order = SweepOrder(
-        config=config, shards="s3://bucket/shards", data=tmp_path, handovers={"mae": tmp_path / "a"}, elsewhere={}
+        config=config, shards="s3://bucket/shards", data=tmp_path, handovers={"mae": [tmp_path / "a"]}, elsewhere={}
     )
     order.save(tmp_path)
     assert SweepOrder.load(tmp_path) == order
@@ -57,15 +57,18 @@ def test_a_folder_without_an_order_or_with_a_garbled_one_is_refused(tmp_path: Pa
 def test_folders_are_named_and_one_may_go_without(tmp_path: Path) -> None:
     for name in ("a", "b=c"):
         (tmp_path / name).mkdir()
-    found = named_folders("--handover", [f"long={tmp_path / 'a'}", f"other={tmp_path / 'b=c'}"], "mae")
-    assert found == {"long": tmp_path / "a", "other": tmp_path / "b=c"}
-    assert named_folders("--handover", [str(tmp_path / "a")], "mae") == {"mae": tmp_path / "a"}
+    a, b = tmp_path / "a", tmp_path / "b=c"
+    found = named_folders("--handover", [f"long={a}", f"other={b}", f"long={b}"], "mae")
+    assert found == {"long": [a, b], "other": [b]}
+    assert named_folders("--handover", [str(a)], "mae") == {"mae": [a]}
+    assert named_folder("--elsewhere", [f"there={a}"]) == {"there": a}
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (["x=a", "x=a"], "two folders for x"),
+        (["x=a", "x=a"], "x=a: given twice"),
+        (["x=a", "x=b"], "two folders for x"),
         (["=a"], "write NAME=FOLDER"),
         (["a"], "write NAME=FOLDER"),
         (["../x=a"], "'../x' is no name"),
@@ -77,6 +80,7 @@ def test_names_that_do_not_work_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: list[str], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "a").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
     with pytest.raises(InputError, match=message):
-        named_folders("--elsewhere", values)
+        named_folder("--elsewhere", values)

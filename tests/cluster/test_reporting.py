@@ -7,7 +7,7 @@ from data_shards.formats.index import ShardIndex, VolumeTable
 from data_shards.preprocess import PreprocessConfig
 from maetrain.recipes.config import RunConfig
 
-ARMS = {"scratch": None, "mae": "handover"}
+ARMS: dict[str, list[str]] = {"scratch": [], "mae": ["a", "b", "c"]}
 RATES = {"scratch": 1e-3, "mae": 1e-4}
 
 
@@ -41,3 +41,10 @@ def test_rates_that_were_not_searched_for_are_said_to_be_fixed(index: ShardIndex
     rates = {"learning_rate": 1e-3, "pretrained_learning_rate": 2e-4}
     (said,) = notes(RunConfig.model_validate({"finetune": rates}), index, ARMS, {}, set())
     assert "0.001 from scratch, 0.0002 from a pretrained encoder; fixed beforehand, not searched" in said
+
+
+@pytest.mark.parametrize(("seeds", "said"), [((0, 1, 2, 3), "for 4 seeds: mae 3."), ((0, 1, 2), None)])
+def test_fewer_encoders_than_seeds_are_said(index: ShardIndex, seeds: tuple[int, ...], said: str | None) -> None:
+    found = notes(RunConfig.model_validate({"sweep": {"seeds": seeds}}), index, ARMS, {}, set())
+    assert [said in text for text in found if said] == ([True] if said else [])
+    assert len(found) == bool(said)

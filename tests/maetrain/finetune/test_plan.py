@@ -11,7 +11,7 @@ from data_shards.formats.index import ShardIndex
 from maetrain.finetune.config import FinetuneConfig, FinetuneJob
 from maetrain.finetune.plan import best_rates, plan_jobs, plan_trials, pretrain_pool, split_of
 
-ARMS = {"scratch": None, "mae": "handover"}
+ARMS: dict[str, list[str]] = {"scratch": [], "mae": ["handover"]}
 
 
 def test_every_budget_arm_and_seed_is_one_job(small_index: ShardIndex) -> None:
@@ -22,6 +22,13 @@ def test_every_budget_arm_and_seed_is_one_job(small_index: ShardIndex) -> None:
     assert len({job.name for job in jobs}) == 12
     assert {job.handover for job in jobs if job.arm == "mae"} == {"handover"}
     assert {job.handover for job in jobs if job.arm == "scratch"} == {None}
+
+
+def test_the_seeds_of_an_arm_take_its_encoders_in_turn_the_same_at_each_budget(small_index: ShardIndex) -> None:
+    split = split_of(small_index, 0.25, 2, 0)
+    jobs = plan_jobs(small_index, split, (1, 2), (7, 3, 5), {"scratch": [], "mae": ["a", "b"]})
+    taken = {(j.budget, j.seed): j.handover for j in jobs if j.arm == "mae"}
+    assert taken == {(budget, seed): folder for budget in (1, 2) for seed, folder in ((7, "a"), (3, "b"), (5, "a"))}
 
 
 def test_budgets_are_nested_and_arms_see_the_same_persons(small_index: ShardIndex) -> None:
