@@ -9,7 +9,7 @@ from cluster.grid import Comparison
 from data_shards.archive.identity import read_identity
 from data_shards.archive.layout import read_archive
 from data_shards.formats.index import ShardIndex
-from maetrain.finetune.plan import Encoders, split_of
+from maetrain.finetune.plan import Encoders
 from maetrain.recipes.config import RunConfig
 
 
@@ -28,5 +28,5 @@ def ordered(config: RunConfig, words: argparse.Namespace, arms: Mapping[str, Enc
     index = ShardIndex.load(words.shards)
     archive = read_archive(words.data, read_identity(config.shards.privacy, os.environ))
     model = config.model.model_copy(update={"in_channels": len(index.channel_names)})
-    split = split_of(index, config.split.test_share, config.split.monitor_subjects, config.split.seed)
+    split = config.split.of(index)
     return Comparison(config.model_copy(update={"model": model}), index, archive, split, arms, {}, words.out)

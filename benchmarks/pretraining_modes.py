@@ -26,8 +26,9 @@ from data_shards.splits import Split
 from maetrain.checkpoint.fingerprint import fingerprint
 from maetrain.checkpoint.handover import CONTRACT
 from maetrain.evaluate.scores import ScoreRow, read_scores
+from maetrain.evaluate.study import test_study
 from maetrain.finetune.job import Protocol, read_result, run_job
-from maetrain.finetune.plan import plan_jobs, pretrain_pool, split_of, test_study
+from maetrain.finetune.plan import plan_jobs, pretrain_pool
 from maetrain.recipes.config import RunConfig
 from maetrain.recipes.load import load_recipe
 from maetrain.report.statistics import arm_curve, compare
@@ -127,7 +128,7 @@ def main() -> None:
     config = load_recipe(arguments.recipe, arguments.overrides)
     archive = read_archive(arguments.data)
     index = build(arguments.data, arguments.out / "shards", config.shards)
-    split = split_of(index, config.split.test_share, config.split.monitor_subjects, config.split.seed)
+    split = config.split.of(index)
     work = fingerprint({"index": index.sha256, "config": config.model_dump(mode="json")})[:8]
     out = arguments.out / work
     fitted = config.model.model_copy(update={"in_channels": len(index.channel_names)})

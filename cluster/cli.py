@@ -186,7 +186,7 @@ def pretrain(
     OUT/handover afterwards. Whatever ends a run, the same command goes on from its newest checkpoint, also on another
     number of workers; Ctrl-C and SIGTERM store one first.
     """
-    from cluster.verbs import run_pretrain_verb
+    from cluster.pretrain_verb import run_pretrain_verb
     from data_shards.formats.files import absolute
     from maetrain.recipes.load import load_recipe
 
@@ -240,7 +240,7 @@ def sweep(
     Finished jobs are kept when the command is run again: it does what is missing, whatever ended it before.
     """
     from cluster.order import SweepOrder, named_folder, named_folders
-    from cluster.verbs import run_sweep_verb
+    from cluster.sweep_verb import run_sweep_verb
     from maetrain.recipes.load import load_recipe
 
     if resume:
@@ -291,7 +291,7 @@ def evaluate(
     With --predictions, score segmentations that any program has written: one file a case, called as the case
     (NAME.nii.gz) and in the grid of its label.
     """
-    from cluster.verbs import run_evaluate_verb, run_predictions_verb
+    from cluster.score_verbs import run_evaluate_verb, run_predictions_verb
 
     named = paths if out is None else (*paths, out)
     persons = subjects.split(",") if subjects else None
@@ -376,7 +376,7 @@ def report(folder: Path, out: Path | None, arm: str | None) -> None:
     Beside it may lie inputs.json (configuration, provenance, pictures), curves.csv (validation curves), and
     elsewhere/NAME.csv (scores of the same models on cases from another scanner or study).
     """
-    from cluster.verbs import run_report_verb
+    from cluster.score_verbs import run_report_verb
 
     run_report_verb(folder, out, arm)
 

@@ -22,23 +22,17 @@ from cluster.pipeline import (
 from cluster.pretrain import check_setup, fit_workers
 from cluster.reporting import check_encoder
 from cluster.session import ray_session
+from cluster.stages import LOCK
+from cluster.store import open_store, own_store
 from cluster.tracked import tracked
 from data_shards.archive.identity import read_identity
 from data_shards.archive.layout import Archive, read_archive
 from data_shards.errors import InputError
 from data_shards.formats.files import locked
 from maetrain.checkpoint.fingerprint import fingerprint
-from maetrain.finetune.plan import pretrain_pool, split_of
+from maetrain.finetune.plan import pretrain_pool
 from maetrain.recipes.config import SCRATCH, UNTRAINED, RunConfig
-from maetrain.tracking.mlflow_tracker import open_experiment
 from maetrain.tracking.work import Tracking
-
-EXPERIMENT = "maetrain"
-LOCK = ".lock"  # two calls in one folder would write over each other
-
-
-def tracking_uri(out: Path) -> str:
-    return f"sqlite:///{(out / 'mlflow.db').resolve()}"
 
 
 def run_demo(config: RunConfig, data: Path | None, out: Path, address: str | None) -> Path:
@@ -53,7 +47,7 @@ def run_demo(config: RunConfig, data: Path | None, out: Path, address: str | Non
         say(f"{archive.name}: {len(archive.cases)} scans of {persons} persons in {archive.root}")
         page = _run(config, archive, out, address, timings)
     # in the environment's folder, which nobody may have activated
-    mlflow, uri = Path(sys.executable).with_name("mlflow"), tracking_uri(out)
+    mlflow, uri = Path(sys.executable).with_name("mlflow"), own_store(out)
     say(
         f"MLflow: {shlex.quote(str(mlflow))} server --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1 --port 5000"
     )
@@ -66,7 +60,7 @@ def _run(config: RunConfig, archive: Archive, out: Path, address: str | None, ti
         index = make_shards(archive, config.shards.model_copy(update={"format": "zarr"}), out, timings)
         tar_index = make_shards(archive, config.shards.model_copy(update={"format": "webdataset"}), out, timings)
         config = fit_workers(fit_channels(config, index), resources)
-        split = split_of(index, config.split.test_share, config.split.monitor_subjects, config.split.seed)
+        split = config.split.of(index)
         say(f"split: {len(split.test)} test, {len(split.monitor)} monitor, {len(split.train)} training persons")
         arms: dict[str, list[str]] = {arm: [] for arm in config.sweep.arms}
         if unknown := sorted({*arms} - {SCRATCH, "mae", UNTRAINED}):
@@ -78,11 +72,10 @@ def _run(config: RunConfig, archive: Archive, out: Path, address: str | None, ti
         if "mae" in arms:
             check_setup(make_setup(config, index, pool, stage.folder), index.sha256, config.cluster, resources)
 
-        uri = tracking_uri(out)
-        experiment = open_experiment(uri, EXPERIMENT, out / "mlartifacts")
+        root = open_store(out, None)
         work = fingerprint({"archive": str(archive.root.resolve()), "config": config.model_dump(mode="json")})
-        with tracked(Tracking(uri, experiment, ""), f"demo {archive.name}", work) as parent:
-            tracking = Tracking(uri, experiment, parent.run_id)
+        with tracked(root, f"demo {archive.name}", work) as parent:
+            tracking = Tracking(root.uri, root.experiment_id, parent.run_id)
             parent.tags({"kind": "demo"})
             parent.dataset(index.name, index.sha256, str(index.root), "pretrain")
             parent.dataset(tar_index.name, tar_index.sha256, str(tar_index.root), "finetune")

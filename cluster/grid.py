@@ -10,10 +10,10 @@ from data_shards.archive.layout import Archive
 from data_shards.formats.index import ShardIndex
 from data_shards.splits import Split
 from maetrain.checkpoint.handover import read_handover
-from maetrain.evaluate.study import Study
+from maetrain.evaluate.study import Study, test_study
 from maetrain.finetune.config import FinetuneConfig, FinetuneJob
 from maetrain.finetune.job import Protocol
-from maetrain.finetune.plan import Encoders, budgets_of_trials, plan_jobs, plan_trials, test_study
+from maetrain.finetune.plan import Encoders, budgets_of_trials, plan_jobs, plan_trials
 from maetrain.finetune.validation import num_training
 from maetrain.recipes.config import RunConfig
 

@@ -15,6 +15,7 @@ from data_shards.formats.files import write_text
 from maetrain.checkpoint.fingerprint import differences, fingerprint
 
 DONE = "stage.json"
+LOCK = ".lock"  # two calls in one folder of stages would write over each other
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from torch import Tensor
 from data_shards.errors import InputError
 from data_shards.formats.index import ShardIndex
 from data_shards.formats.reader import open_reader
-from data_shards.loading.augment import AugmentConfig, Augmenter
+from data_shards.loading.augment import Augmenter
+from data_shards.loading.augment_config import AugmentConfig
 from data_shards.order.crops import Triple, around, crop_start
 from data_shards.order.shuffle import EpochOrder
 from data_shards.order.streams import stream

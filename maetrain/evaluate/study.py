@@ -4,11 +4,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from data_shards.archive.layout import ArchiveCase
+from data_shards.archive.layout import Archive, ArchiveCase
 from data_shards.archive.volume import read_case_image, read_case_label, voxel_sha256
+from data_shards.errors import InputError
 from data_shards.formats.files import digest
+from data_shards.formats.index import ShardIndex
 from data_shards.labels import Labels
 from data_shards.preprocess import PreprocessConfig
+from data_shards.splits import Split
 from maetrain.evaluate.test_set import ScanSource, read_labelled_scan
 
 
@@ -39,6 +42,21 @@ def read_study(cases: Iterable[ArchiveCase], num_classes: int) -> Study:
         read_case_label(case, image, num_classes)
         hashes[case.case] = voxel_sha256(image)
     return Study(labelled, hashes)
+
+
+def test_study(archive: Archive, index: ShardIndex, split: Split, at_most: int = 0) -> Study:
+    """The archive's cases of the test persons that are in the index. InputError where the two don't belong together."""
+    test = set(split.test)
+    indexed = {v.case: v.voxel_sha256 for v in index.volumes if v.subject in test and v.has_label}
+    if archive.labels != index.labels:
+        raise InputError(f"{archive.root}: its classes are not those of {index.root}; give the archive of these shards")
+    cases = [case for case in archive.cases if case.case in indexed]
+    if len(cases) != len(indexed):
+        missing = sorted({*indexed} - {case.case for case in cases})
+        raise InputError(
+            f"{archive.root}: test case {missing[0]} of {index.root} is not there; give the shards' archive"
+        )
+    return Study(cases[:at_most] if at_most else cases, indexed)
 
 
 def _label_sha256(case: ArchiveCase) -> str:

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from data_shards.loading.augment import AugmentConfig
+from data_shards.loading.augment_config import AugmentConfig
 from maetrain.checkpoint.handover import OtherChannels
 from maetrain.models.config import Triple
 

@@ -4,11 +4,9 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from data_shards.archive.layout import Archive
 from data_shards.errors import InputError
 from data_shards.formats.index import ShardIndex
 from data_shards.splits import Split, budget_order, budget_subjects, classes_by_subject, make_split
-from maetrain.evaluate.study import Study
 from maetrain.finetune.config import FinetuneJob
 
 Encoders = Sequence[str]
@@ -106,18 +104,3 @@ def best_rates(trials: Sequence[tuple[FinetuneJob, float]]) -> dict[str, float]:
         arm: max(sorted(by_rate), key=lambda rate: sum(by_rate[rate]) / len(by_rate[rate]))
         for arm, by_rate in found.items()
     }
-
-
-def test_study(archive: Archive, index: ShardIndex, split: Split, at_most: int = 0) -> Study:
-    """The archive's cases of the test persons that are in the index. InputError where the two don't belong together."""
-    test = set(split.test)
-    indexed = {v.case: v.voxel_sha256 for v in index.volumes if v.subject in test and v.has_label}
-    if archive.labels != index.labels:
-        raise InputError(f"{archive.root}: its classes are not those of {index.root}; give the archive of these shards")
-    cases = [case for case in archive.cases if case.case in indexed]
-    if len(cases) != len(indexed):
-        missing = sorted({*indexed} - {case.case for case in cases})
-        raise InputError(
-            f"{archive.root}: test case {missing[0]} of {index.root} is not there; give the shards' archive"
-        )
-    return Study(cases[:at_most] if at_most else cases, indexed)

@@ -5,8 +5,11 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from data_shards.build import BuildConfig
+from data_shards.formats.index import ShardIndex
+from data_shards.splits import Split
 from data_shards.synthetic import SyntheticConfig
 from maetrain.finetune.config import ARM, FinetuneConfig
+from maetrain.finetune.plan import split_of
 from maetrain.models.config import NNFormerConfig
 from maetrain.train.config import PretrainConfig
 
@@ -29,6 +32,10 @@ class SplitConfig(_Settings):
         "budget has no validation cases; no number in the report is chosen by it",
     )
     seed: int = Field(0, ge=0, description="seed of the split")
+
+    def of(self, index: ShardIndex) -> Split:
+        """That of an index's labelled persons. InputError where it has none."""
+        return split_of(index, self.test_share, self.monitor_subjects, self.seed)
 
 
 class SweepConfig(_Settings):

@@ -14,9 +14,9 @@ from data_shards.errors import InputError
 from data_shards.formats.index import ShardIndex
 from data_shards.splits import Split
 from maetrain.checkpoint.handover import POOL, PoolScan
-from maetrain.evaluate.study import Study, read_study
+from maetrain.evaluate.study import Study, read_study, test_study
 from maetrain.finetune.config import FinetuneJob
-from maetrain.finetune.plan import pretrain_pool, test_study
+from maetrain.finetune.plan import pretrain_pool
 from maetrain.recipes.load import load_recipe
 
 from ..maetrain.small import SMALL, hand_over

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from data_shards.loading.augment import AugmentConfig, Augmenter
+from data_shards.loading.augment import Augmenter
+from data_shards.loading.augment_config import AugmentConfig
 from data_shards.order.crops import cut
 from data_shards.order.streams import stream
 

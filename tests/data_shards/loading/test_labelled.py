@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from data_shards.errors import InputError
-from data_shards.loading.augment import AugmentConfig
+from data_shards.loading.augment_config import AugmentConfig
 from data_shards.loading.labelled import LabelledCase, labelled_batches, load_labelled
 from tests.data_shards.helpers import build_places
 

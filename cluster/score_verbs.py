@@ -1,0 +1,93 @@
+"""`maetrain evaluate` and `maetrain report`: scores, made and read. Neither Ray nor MLflow is waited for."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from cluster.console import say, show_table
+from data_shards.archive.layout import Archive, ArchiveCase, read_archive
+from data_shards.errors import InputError
+from data_shards.labels import Labels
+from maetrain.evaluate.metrics import EMPTY_MASK_RULE
+from maetrain.evaluate.model_folder import load_model
+from maetrain.evaluate.predictions import find_predictions, score_predictions
+from maetrain.evaluate.scores import ScoreRow, write_scores
+from maetrain.evaluate.study import read_study
+from maetrain.evaluate.test_set import score_scans
+from maetrain.report.material import read_material
+from maetrain.report.page import write_report
+from maetrain.report.results import analyse
+
+
+def run_evaluate_verb(
+    model: Path, archive_root: Path, out: Path, subjects: Sequence[str] | None, tolerance_mm: float
+) -> None:
+    network, contract = load_model(model)
+    archive, cases = _labelled_cases(archive_root, subjects)
+    if archive.labels != contract.labels:
+        raise InputError(
+            f"{archive_root}: its classes are {list(archive.class_names)}, the model's {list(contract.class_names)}: "
+            "scores would compare unlike things; give an archive with the model's classes, in their order"
+        )
+    network.to("cuda" if torch.cuda.is_available() else "cpu")
+    scans = read_study(cases, len(contract.class_names))
+    if trained := [case.case for case in cases if scans.voxel_sha256[case.case] in contract.trained_on]:
+        say(
+            f"{len(trained)} of these scans trained the model, for one {trained[0]}: "
+            "their scores say nothing about new persons"
+        )
+    sources = scans.sources(contract.labels, contract.preprocess)
+    scores = score_scans(network, sources, contract.labels, contract.window_DHW, tolerance_mm)
+    made_by = contract.made_by
+    budget, arm, seed = int(made_by.get("budget", 1)), made_by.get("arm", "model"), int(made_by.get("seed", 0))
+    _write_table(out, [ScoreRow.of(score, budget, arm, seed) for score in scores], contract.labels)
+
+
+def run_predictions_verb(
+    folder: Path,
+    archive_root: Path,
+    out: Path,
+    subjects: Sequence[str] | None,
+    tolerance_mm: float,
+    job: tuple[int, str, int],
+) -> None:
+    """`job`: what the rows say of budget, arm and seed; the files can't tell."""
+    archive, cases = _labelled_cases(archive_root, subjects)
+    if len(archive.class_names) < 2:
+        raise InputError(f"{archive_root}: no classes are named; add a dataset.json with labels")
+    files = find_predictions(folder, cases)
+    scores = score_predictions(files, cases, archive.labels, tolerance_mm)
+    _write_table(out, [ScoreRow.of(score, *job) for score in scores], archive.labels)
+
+
+def _labelled_cases(root: Path, subjects: Sequence[str] | None) -> tuple[Archive, list[ArchiveCase]]:
+    """The archive, and its labelled cases of `subjects` (None: of all)."""
+    archive = read_archive(root)
+    known = {case.subject for case in archive.cases}
+    if unknown := sorted({*(subjects or ())} - known):
+        raise InputError(f"--subjects: no person {unknown[0]!r} in {root}; it has {len(known)} persons")
+    cases = [c for c in archive.cases if c.label_path is not None and (subjects is None or c.subject in subjects)]
+    if not cases:
+        raise InputError(f"{root}: no labelled case to score; labels belong into labelsTr")
+    return archive, cases
+
+
+def _write_table(out: Path, rows: list[ScoreRow], labels: Labels) -> None:
+    """The rows as a file, their means on the terminal."""
+    write_scores(out, rows)
+    table = [("class", "Dice", "HD95 mm", "surface Dice", "cases")]
+    for name in (target.name for target in labels.targets):
+        own = [row for row in rows if row.class_name == name]
+        means = [sum(getattr(r, key) for r in own) / len(own) for key in ("dice", "hd95_mm", "surface_dice")]
+        table.append((name, f"{means[0]:.3f}", f"{means[1]:.2f}", f"{means[2]:.3f}", str(len(own))))
+    show_table(f"{len({row.case for row in rows})} cases", table)
+    say(EMPTY_MASK_RULE)
+    say(f"scores: {out}")
+
+
+def run_report_verb(folder: Path, out: Path | None, arm: str | None) -> None:
+    material = read_material(folder)
+    results = analyse(material.rows, material.inputs, arm=arm, elsewhere=material.elsewhere)
+    page = write_report(material.rows, material.inputs, results, folder, out or folder / "report")
+    say(f"report: {page}")
