@@ -7,7 +7,7 @@ DATA   ?=
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-faults chaos check format constraints clean bench-model bench-shards
+.PHONY: help install demo test test-faults test-long chaos check format constraints clean bench-model bench-shards
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -29,6 +29,9 @@ test: install    ## all tests, on two cores; ARGS="-k name" etc.
 
 test-faults: install ## kill ranks, hosts, head and driver, fill disks, cut networks; root, 40 min on 2 cores
 	$(BIN)/python -m pytest -m faults --timeout 900
+
+test-long: install ## a sweep killed again and again, 64 processes at one tracking store; 10 min on 2 cores
+	$(BIN)/python -m pytest -m long
 
 chaos: install   ## 200 kills of a small run on two hosts; root, two hours on 2 quiet cores; OUT=folder, the same one goes on
 	OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu $(BIN)/python -m tests.fault.chaos --folder "$(OUT)" $(if $(WRITE),--write "$(WRITE)") $(ARGS)

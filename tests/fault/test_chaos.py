@@ -68,6 +68,7 @@ def test_three_kills_do_the_curve_no_harm(tmp_path: Path) -> None:
         "--kills=3",
         "--mean-s=8",
         "--in-training=0.5",
+        "--steps=300",
         f"--folder={tmp_path / 'run'}",
         f"--write={tmp_path / 'table.md'}",
     ]

@@ -99,40 +99,33 @@ def test_two_hosts_under_torchrun(hosts: Hosts, shards: Path, whole: dict[int, f
     assert_same(out, whole)
 
 
-@pytest.mark.parametrize(
-    ("num_hosts", "zero_stage", "fault"),
-    [(2, 1, "dies"), (2, 2, "is cut off"), (2, 3, "dies"), (3, 1, "is cut off"), (3, 2, "dies"), (3, 3, "is cut off")],
-)
-def test_a_host_that_goes_and_comes_back(
-    cluster: RayCluster,
-    shards: Path,
-    whole: dict[int, float],
-    tmp_path: Path,
-    num_hosts: int,
-    zero_stage: int,
-    fault: str,
+@pytest.mark.parametrize(("num_hosts", "zero_stage"), [(2, 1), (2, 3), (3, 2)])
+def test_a_host_that_dies_and_one_that_is_cut_off(
+    cluster: RayCluster, shards: Path, whole: dict[int, float], tmp_path: Path, num_hosts: int, zero_stage: int
 ) -> None:
     # 3 ranks: the 4 crops of a step do not divide
     settings = (f"cluster.pretrain_workers={num_hosts}", f"pretrain.zero_stage={zero_stage}")
     with driver(cluster, shards, tmp_path / "run", *settings) as run:
-        run.reach(30)
+        run.reach(20)
         host = host_with_a_rank(cluster)
-        if fault == "dies":
-            cluster.kill_node(host)
-        else:
-            cluster.hosts[host].cut()
-            time.sleep(5)  # for what was on its way to the disk
-            stood_at = run.step()
-            time.sleep(15)
-            # the cut-off rank may have been the first, with a checkpoint under way that it still commits
-            assert run.step() <= stood_at + 10, "ranks that miss one go on"
-            cluster.hosts[host].mend()
-            # as systemd or the kubelet would: the node that was given up ends, and another takes its place
-            cluster.wait_for_end(host, timeout_s=60)
+        cluster.kill_node(host)
+        cluster.restart_node(host)
+        run.until(lambda: "resumed at step" in run.log, 180, "start after the host died")
+        run.reach(run.step() + 20)
+        host = host_with_a_rank(cluster)
+        cluster.hosts[host].cut()
+        time.sleep(5)  # for what was on its way to the disk
+        stood_at = run.step()
+        time.sleep(15)
+        # the cut-off rank may have been the first, with a checkpoint under way that it still commits
+        assert run.step() <= stood_at + 10, "ranks that miss one go on"
+        cluster.hosts[host].mend()
+        # as systemd or the kubelet would: the node that was given up ends, and another takes its place
+        cluster.wait_for_end(host, timeout_s=60)
         assert run.step() < STEPS, "it ended before the fault"
         cluster.restart_node(host)
         run.finish()
-        assert "resumed at step" in run.log
+        assert run.log.count("resumed at step") == 2
     assert_same(run.out, whole)
 
 
@@ -143,7 +136,7 @@ def test_a_group_shrinks_to_what_is_left_and_grows_again_without_losing_a_step(
     cluster.kill_node(2)
     wait_for_nodes(cluster, 1)  # or the group would begin as one of two and wait for the second
     # so many steps that the run goes on all the while, and no checkpoint but those that are asked for
-    steps = 1500
+    steps = 900
     many = ("cluster.pretrain_workers=[1,2]", f"pretrain.checkpoint_every={steps}", f"pretrain.steps={steps}")
     with driver(cluster, shards, tmp_path / "run", *many) as run:
         run.until(lambda: len(cluster.rank_pids()) == 1 and run.step() == 0, 180, "start with one rank")

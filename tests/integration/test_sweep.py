@@ -121,7 +121,8 @@ def _title(process: psutil.Process) -> str:
     return " ".join(process.cmdline())
 
 
-@pytest.mark.faults
+@pytest.mark.long
+@pytest.mark.timeout(900)
 def test_what_is_killed_is_done_again_and_what_is_finished_is_not(
     index: ShardIndex, small_archive: Path, tmp_path: Path
 ) -> None:

@@ -1,7 +1,7 @@
 """Many processes log to one database at once, and nothing is lost. Sqlite has one writer, PostgreSQL 100 connections.
 
 They are forked from a process that has imported MLflow and opened nothing, since 64 imports take 4 s of CPU each. The
-large number is run with `make test-faults`.
+large number is run with `make test-long`.
 """
 
 import multiprocessing
@@ -19,7 +19,7 @@ from .job import STEPS, job
 @pytest.mark.runs
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("tracking", ["sqlite_store", "postgres_store"], indirect=True)
-@pytest.mark.parametrize("num_processes", [8, pytest.param(64, marks=pytest.mark.faults)])
+@pytest.mark.parametrize("num_processes", [8, pytest.param(64, marks=pytest.mark.long)])
 def test_processes_that_log_at_once_lose_nothing(tracking: Tracking, tmp_path: Path, num_processes: int) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([job.__module__])
