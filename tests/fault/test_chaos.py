@@ -61,7 +61,7 @@ def test_records_are_read_again_but_for_half_a_line(tmp_path: Path) -> None:
     assert read_records(tmp_path / "kills.jsonl") == records
 
 
-@pytest.mark.faults
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_three_kills_do_the_curve_no_harm(tmp_path: Path) -> None:
     words = [

@@ -136,7 +136,7 @@ def test_a_group_shrinks_to_what_is_left_and_grows_again_without_losing_a_step(
     cluster.kill_node(2)
     wait_for_nodes(cluster, 1)  # or the group would begin as one of two and wait for the second
     # so many steps that the run goes on all the while, and no checkpoint but those that are asked for
-    steps = 900
+    steps = 700
     many = ("cluster.pretrain_workers=[1,2]", f"pretrain.checkpoint_every={steps}", f"pretrain.steps={steps}")
     with driver(cluster, shards, tmp_path / "run", *many) as run:
         run.until(lambda: len(cluster.rank_pids()) == 1 and run.step() == 0, 180, "start with one rank")
