@@ -1,0 +1,21 @@
+"""What the tests of the manifests share: where the tool and the schemas are, or why not."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True, scope="session")
+def kubectl() -> None:
+    if shutil.which("kubectl") is None:
+        pytest.skip("needs kubectl, whose kustomize builds the manifests; it is not installed")
+
+
+@pytest.fixture(scope="session")
+def kuberay_schemas() -> Path:
+    """The definitions of KubeRay 1.7.0 beside the checkout, where they are; no part of the project."""
+    folder = Path(__file__).resolve().parents[3] / "shared" / "schemas" / "kuberay-v1.7.0"
+    if not folder.is_dir():
+        pytest.skip(f"needs KubeRay's definitions in ../shared/schemas beside the checkout; {folder} is not there")
+    return folder
