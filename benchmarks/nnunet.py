@@ -19,11 +19,11 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.ordered import order_parser, ordered
+from benchmarks.ordered import order_parser, ordered, score_jobs
 from cluster.grid import Comparison
 from data_shards.archive.layout import ArchiveCase
+from maetrain.evaluate.metrics import CaseScore
 from maetrain.evaluate.predictions import find_predictions, score_predictions
-from maetrain.evaluate.scores import ScoreRow, read_scores, write_scores
 from maetrain.finetune.config import FinetuneJob
 from maetrain.recipes.load import load_recipe
 
@@ -93,21 +93,14 @@ def main(words: Sequence[str] | None = None) -> None:
     arguments = parser.parse_intermixed_args(words)
     config = load_recipe(arguments.recipe, arguments.overrides)
     comparison = ordered(config, arguments, {NAME: []})
-    rows: list[ScoreRow] = []
-    for job in comparison.jobs({}):
-        if job.budget not in arguments.budget:
-            continue
-        path = arguments.out / f"{job.name}.csv"
-        if not path.is_file():
-            predicted = predict(comparison, job, arguments.out / job.name, arguments.nnunet, arguments.epochs)
-            cases = comparison.test.cases
-            files = find_predictions(predicted, cases)
-            scores = score_predictions(files, cases, comparison.index.labels, config.evaluate.tolerance_mm)
-            write_scores(path, [ScoreRow.of(score, job.budget, job.arm, job.seed) for score in scores])
-        found = read_scores(path)
-        print(f"{job.name}: Dice {sum(row.dice for row in found) / len(found):.4f}", flush=True)
-        rows += found
-    write_scores(arguments.out / "scores.csv", rows)
+    cases = comparison.test.cases
+
+    def scored(job: FinetuneJob) -> list[CaseScore]:
+        predicted = predict(comparison, job, arguments.out / job.name, arguments.nnunet, arguments.epochs)
+        files = find_predictions(predicted, cases)
+        return score_predictions(files, cases, comparison.index.labels, config.evaluate.tolerance_mm)
+
+    score_jobs(comparison, arguments.budget, scored)
 
 
 if __name__ == "__main__":

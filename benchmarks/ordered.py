@@ -1,14 +1,17 @@
-"""What a recipe and its words order, without Ray: the comparison that `maetrain sweep` would run."""
+"""What a recipe and its words order, without Ray: the comparison that `maetrain sweep` would run, and others' scores on it."""
 
 import argparse
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from cluster.grid import Comparison
 from data_shards.archive.identity import read_identity
 from data_shards.archive.layout import read_archive
 from data_shards.formats.index import ShardIndex
+from maetrain.evaluate.metrics import CaseScore
+from maetrain.evaluate.scores import ScoreRow, read_scores, write_scores
+from maetrain.finetune.config import FinetuneJob
 from maetrain.finetune.plan import Encoders
 from maetrain.recipes.config import RunConfig
 
@@ -30,3 +33,20 @@ def ordered(config: RunConfig, words: argparse.Namespace, arms: Mapping[str, Enc
     model = config.model.model_copy(update={"in_channels": len(index.channel_names)})
     split = config.split.of(index)
     return Comparison(config.model_copy(update={"model": model}), index, archive, split, arms, {}, words.out)
+
+
+def score_jobs(
+    comparison: Comparison, budgets: Iterable[int], scored: Callable[[FinetuneJob], Iterable[CaseScore]]
+) -> None:
+    """Every job of `budgets`, one after the other, but those that are done; a table each, and all in OUT/scores.csv."""
+    rows: list[ScoreRow] = []
+    for job in comparison.jobs({}):
+        if job.budget not in budgets:
+            continue
+        path = comparison.out / f"{job.name}.csv"
+        if not path.is_file():
+            write_scores(path, [ScoreRow.of(score, job.budget, job.arm, job.seed) for score in scored(job)])
+        found = read_scores(path)
+        print(f"{job.name}: Dice {sum(row.dice for row in found) / len(found):.4f}", flush=True)
+        rows += found
+    write_scores(comparison.out / "scores.csv", rows)

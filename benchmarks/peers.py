@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from monai.networks.nets import SwinUNETR, UNet
 from torch import Tensor, nn
 
-from benchmarks.ordered import order_parser, ordered
+from benchmarks.ordered import order_parser, ordered, score_jobs
 from data_shards.loading.labelled import LabelledScans
 from data_shards.order.streams import stream_seed
-from maetrain.evaluate.scores import ScoreRow, read_scores, write_scores
+from maetrain.evaluate.metrics import CaseScore
 from maetrain.evaluate.test_set import score_scans
+from maetrain.finetune.config import FinetuneJob
 from maetrain.finetune.train import fit
 from maetrain.finetune.validation import hold_out
 from maetrain.recipes.load import load_recipe
@@ -56,26 +57,19 @@ def main(words: Sequence[str] | None = None) -> None:
     config = load_recipe(arguments.recipe, arguments.overrides)
     comparison = ordered(config, arguments, {name: [] for name in ([arguments.only] if arguments.only else PEERS)})
     protocol, labels, scans = comparison.protocol(), comparison.index.labels, LabelledScans(comparison.index)
-    rows: list[ScoreRow] = []
-    for job in comparison.jobs({}):
-        if job.budget not in arguments.budget:
-            continue
-        path = arguments.out / f"{job.name}.csv"
-        if not path.is_file():
-            torch.manual_seed(stream_seed(job.seed, "finetune-init"))
-            network = build(job.arm, len(protocol.channel_names), labels.num_outputs)
-            groups = [{"params": list(network.parameters()), "rate_scale": 1.0}]
-            cases = [case for subject in job.subjects for case in scans.of(subject)]
-            train_cases, _ = hold_out(cases, job.subjects, config.finetune.validation_share)
-            settings = config.finetune.model_copy(update={"monitor_every": config.finetune.steps})
-            trained = fit(network, groups, job, settings, labels, train_cases, cases[:1], alone())
-            window = config.finetune.window_DHW
-            scores = score_scans(trained.network, protocol.test_scans, labels, window, protocol.tolerance_mm)
-            write_scores(path, [ScoreRow.of(score, job.budget, job.arm, job.seed) for score in scores])
-        found = read_scores(path)
-        print(f"{job.name}: Dice {sum(row.dice for row in found) / len(found):.4f}", flush=True)
-        rows += found
-    write_scores(arguments.out / "scores.csv", rows)
+
+    def scored(job: FinetuneJob) -> list[CaseScore]:
+        torch.manual_seed(stream_seed(job.seed, "finetune-init"))
+        network = build(job.arm, len(protocol.channel_names), labels.num_outputs)
+        groups = [{"params": list(network.parameters()), "rate_scale": 1.0}]
+        cases = [case for subject in job.subjects for case in scans.of(subject)]
+        train_cases, _ = hold_out(cases, job.subjects, config.finetune.validation_share)
+        settings = config.finetune.model_copy(update={"monitor_every": config.finetune.steps})
+        trained = fit(network, groups, job, settings, labels, train_cases, cases[:1], alone())
+        window = config.finetune.window_DHW
+        return score_scans(trained.network, protocol.test_scans, labels, window, protocol.tolerance_mm)
+
+    score_jobs(comparison, arguments.budget, scored)
 
 
 if __name__ == "__main__":
