@@ -1,4 +1,4 @@
-"""What a recipe and its words order, without Ray: the comparison that `maetrain sweep` would run, and others' scores on it."""
+"""What a recipe and its words order, without Ray: what `maetrain sweep` would compare, and others' scores on it."""
 
 import argparse
 import os

@@ -139,9 +139,7 @@ def test_a_rank_that_dies_in_an_upload(index: ShardIndex, tmp_path: Path, monkey
         found = re.search(r"step-(\d+)[^ ]*/rank-00001", request)
         if groups and awaited and found and int(found[1]) >= awaited[0]:
             del awaited[0]
-            groups[-1].signal(
-                1, signal.SIGKILL
-            )  # not `kill`: its join, in this thread, would take the code from `wait`
+            groups[-1].signal(1, signal.SIGKILL)  # `kill` would take the exit code from `wait`
 
     with s3_server() as server, Line(server, on_upload=die) as line:
         use_server(monkeypatch, line.url)
