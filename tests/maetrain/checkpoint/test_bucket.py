@@ -145,4 +145,4 @@ def test_questions_to_a_bucket_have_an_answer_or_an_oserror_in_time(
             began = time.monotonic()
             with pytest.raises(OSError, match="no answer within 1 s"):
                 question(path)
-            assert time.monotonic() - began < 3
+            assert time.monotonic() - began < 30, "botocore alone would wait 60 s, and ask again"
