@@ -7,7 +7,7 @@ DATA   ?=
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-faults test-long chaos check format constraints clean bench-model bench-shards
+.PHONY: help install demo test test-faults test-long chaos check docs format constraints clean bench-model bench-shards
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -18,7 +18,7 @@ install: $(READY) ## make .venv and install everything at the pinned versions
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,jpeg,s3]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs,jpeg,s3]'
 	touch $@
 
 demo: install    ## archive to report; DATA=folder in MSD or nnU-Net layout, OUT=folder, SET="key=value ..."
@@ -55,6 +55,10 @@ check: install   ## format, lint, types, import rule
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+docs: install    ## build the documentation into site/; a warning is an error, nothing is fetched
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --fresh-env --quiet -b html -d site/.doctrees docs site/html
+	@echo "site/html/index.html"
+
 format: install  ## put the code into the house's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -64,4 +68,4 @@ constraints: install ## write constraints.txt anew from what is installed
 	mv constraints.new constraints.txt
 
 clean:           ## remove the environment and caches, not the results
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
