@@ -1,8 +1,8 @@
 """Reference pages out of the code: commands from click, settings from pydantic, modules from their docstrings.
 
 A page says where its text goes: `<!-- generated: commands -->`, `<!-- generated: settings -->` or
-`<!-- generated: modules PACKAGE ... -->`; `<!-- generated: contents GLOB ... -->` puts pages below it in the navigation,
-which the pages' other readers don't see. Modules are read as text, so that no page waits for torch.
+`<!-- generated: modules PACKAGE ... -->`; `<!-- generated: contents GLOB ... -->` puts pages below it into the
+navigation. Other readers of Markdown don't see it. Modules are read as text, so that no page waits for torch.
 """
 
 import ast
@@ -38,7 +38,13 @@ def commands() -> Iterator[str]:
 
     for words, command in called(cli):
         context = click.Context(command, info_name=f"maetrain {' '.join(words)}")
-        yield from (f"## maetrain {' '.join(words)}", "", "```text", command.get_usage(context).partition(" ")[2], "```")
+        yield from (
+            f"## maetrain {' '.join(words)}",
+            "",
+            "```text",
+            command.get_usage(context).partition(" ")[2],
+            "```",
+        )
         yield from ("", prose(command.help or ""), "")
         options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
         if options:

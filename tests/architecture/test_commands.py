@@ -6,30 +6,21 @@ import subprocess
 import sys
 from pathlib import Path
 
-import click
 import pytest
 from click.testing import CliRunner
 
 from cluster.cli import cli
-
-ROOT = Path(__file__).parents[2]
-RUNNABLE = re.compile(r"<!-- runnable -->\n```\w*\n(.*?)```", re.DOTALL)
-
-
-def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    found: list[tuple[str, ...]] = []
-    for name, command in group.commands.items():
-        found += commands(command, (*path, name)) if isinstance(command, click.Group) else [(*path, name)]
-    return found
+from docs.reference import called
+from tests.docs.blocks import README, ROOT, blocks
 
 
 def test_the_verbs_of_the_main_job_are_there() -> None:
-    verbs = {" ".join(path) for path in commands(cli)}
+    verbs = {" ".join(path) for path, _ in called(cli)}
     shards = {"shards build", "shards verify", "shards show"}
     assert verbs >= shards | {"pretrain", "sweep", "evaluate", "predict", "report", "export", "demo", "config show"}
 
 
-@pytest.mark.parametrize("path", commands(cli), ids=" ".join)
+@pytest.mark.parametrize("path", [path for path, _ in called(cli)], ids=" ".join)
 def test_every_command_answers_help_with_examples(path: tuple[str, ...]) -> None:
     result = CliRunner().invoke(cli, [*path, "--help"])
     assert result.exit_code == 0
@@ -37,8 +28,7 @@ def test_every_command_answers_help_with_examples(path: tuple[str, ...]) -> None
 
 
 def readme_commands() -> list[str]:
-    blocks = RUNNABLE.findall((ROOT / "README.md").read_text())
-    return [line for block in blocks for line in block.splitlines() if line.strip() and not line.startswith("#")]
+    return [line for block in blocks(README.read_text()) if block.mark == "runnable" for line in block.lines]
 
 
 def test_the_readme_has_runnable_commands() -> None:
@@ -57,7 +47,7 @@ def test_every_runnable_command_of_the_readme_runs(tmp_path: Path) -> None:
 
 
 def test_the_readme_file_tree_names_what_is_there() -> None:
-    tree = re.search(r"<!-- tree -->\n```\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    tree = re.search(r"<!-- tree -->\n```\n(.*?)```", README.read_text(), re.DOTALL)
     assert tree, "the README shows a file tree"
     named = []
     folder = ""

@@ -1,0 +1,119 @@
+"""Every command that the pages and the README show is one that the program takes; the story of the guide runs."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import click
+import pytest
+
+from cluster.cli import cli, recipe_and_overrides
+from data_shards.errors import InputError
+from docs.reference import with_generated
+from maetrain.recipes.load import load_recipe
+from tests.docs.blocks import PAGES, ROOT, blocks, commands
+
+STORY = ("quickstart", "data", "pretraining", "sweep")  # in this order one after another
+
+
+@cache
+def shown() -> list[tuple[str, list[str]]]:
+    """(page, words) of every command."""
+    return [(str(p.relative_to(ROOT)), words) for p in PAGES for words in commands(with_generated(p.read_text()))]
+
+
+def check(words: list[str]) -> None:
+    """Reads a `maetrain ...` as the program would, without calling it. Raises what the program would say."""
+    command: click.Command = cli
+    rest = words[1:]
+    while isinstance(command, click.Group) and rest and rest[0] in command.commands:
+        command, rest = command.commands[rest[0]], rest[1:]
+    try:
+        context = command.make_context(" ".join(words[: len(words) - len(rest)]), [*rest])
+    except click.exceptions.Exit as shown_only:  # --help, --version
+        assert shown_only.exit_code == 0
+        return
+    if isinstance(command, click.Group):
+        raise click.UsageError(f"{' '.join(words)}: no such command")
+    if "overrides" in context.params:
+        recipe, overrides = recipe_and_overrides(context.params["recipe"], context.params["overrides"], "small")
+        load_recipe("small" if recipe.endswith(".yaml") else recipe, overrides)
+
+
+def test_the_pages_show_commands_of_every_verb() -> None:
+    assert len(shown()) >= 60
+    told = {" ".join(words[:3]) for _, words in shown()}
+    for verb in ("shards build", "shards verify", "shards show", "config show"):
+        assert any(line.startswith(f"maetrain {verb}") for line in told), verb
+    verbs = {words[1] for _, words in shown() if words[0] == "maetrain"}
+    assert verbs >= set(cli.commands)
+
+
+def test_every_maetrain_command_is_taken_by_the_program() -> None:
+    wrong = []
+    for page, words in shown():
+        if words[0] != "maetrain":
+            continue
+        try:
+            check(words)
+        except (click.ClickException, InputError) as error:
+            wrong.append(f"{page}: {' '.join(words)}: {error}")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("line", "remark"),
+    [
+        ("maetrain pretrian small --shards s --out o", "misspelt verb"),
+        ("maetrain pretrain small --shard s --outs o", "misspelt option"),
+        ("maetrain pretrain small --shards s", "an option that is required"),
+        ("maetrain pretrain small --shards s --out o pretrain.step=3", "misspelt setting"),
+        ("maetrain sweep smal --out o", "unknown recipe"),
+        ("maetrain shards build a b shards.format=hdf5", "a value that is not allowed"),
+        ("maetrain shards", "a group alone"),
+    ],
+)
+def test_a_wrong_command_is_found(line: str, remark: str) -> None:
+    with pytest.raises((click.ClickException, InputError)):
+        check(line.split())
+
+
+def test_every_make_target_and_module_that_is_shown_is_there() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page, words in shown():
+        if words[0] == "make":
+            asked = {word for word in words[1:] if "=" not in word}
+            assert asked <= targets, f"{page}: {' '.join(words)}"
+        if words[0] in ("python", "torchrun") and "-m" in words:
+            module = words[words.index("-m") + 1]
+            assert importlib.util.find_spec(module), f"{page}: {' '.join(words)}"
+
+
+def story() -> list[str]:
+    pages = [(ROOT / "docs" / f"{name}.md").read_text() for name in STORY]
+    return [block.text for page in pages for block in blocks(page) if block.mark == "story"]
+
+
+def test_the_story_is_told_on_every_of_its_pages() -> None:
+    marked = {page.stem for page in PAGES if any(block.mark == "story" for block in blocks(page.read_text()))}
+    assert marked == set(STORY)
+
+
+@pytest.mark.runs
+@pytest.mark.timeout(900)
+def test_the_story_of_the_guide_runs(tmp_path: Path) -> None:
+    scripts = Path(sys.executable).parent
+    env = os.environ | {"PATH": f"{scripts}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["bash", "-e", "-u", "-c", "".join(story())], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    for made in ("mine.yaml", "sheet.png", "encoder/contract.json", "segmentation.nii.gz", "scores.csv"):
+        assert (tmp_path / made).stat().st_size, made
+    page = (tmp_path / "sweep/report/index.html").read_text()
+    assert "random-mae" in page and "Label efficiency" in page
+    assert "random-mae" in (tmp_path / "report-again/summary.json").read_text()
