@@ -20,6 +20,7 @@ html_title = "maetrain"
 html_theme = "furo"
 html_copy_source = False
 html_show_sphinx = False
+smartquotes = False  # it would make a dash of the two of an option
 extensions = ["myst_parser"]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["examples"]

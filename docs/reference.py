@@ -64,7 +64,7 @@ def called(group: click.Group, above: tuple[str, ...] = ()) -> Iterator[tuple[tu
 
 def _option(option: click.Option, context: click.Context) -> tuple[str, str]:
     words, meaning = option.get_help_record(context) or ("", "")
-    return f"`{words}`", meaning
+    return f"`{words}`", prose(meaning)
 
 
 def settings() -> Iterator[str]:

@@ -40,8 +40,14 @@ def commands(text: str) -> Iterator[list[str]]:
     for block in blocks(text):
         if block.language not in ("", "bash"):
             continue
+        pending = ""
         for line in block.lines:
-            words = shlex.split(line, comments=True)
+            pending += f"{line}\n"
+            try:
+                words = shlex.split(pending, comments=True)
+            except ValueError:  # a quotation that is still open
+                continue
+            pending = ""
             while words and _ASSIGNMENT.fullmatch(words[0]):
                 words = words[1:]
             words = words[: next((i for i, word in enumerate(words) if word in _ENDS), len(words))]
@@ -49,3 +55,4 @@ def commands(text: str) -> Iterator[list[str]]:
                 words = words[words.index("--") + 1 :]
             if words:
                 yield words
+        assert not pending, f"a quotation without an end: {pending}"
