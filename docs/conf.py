@@ -23,7 +23,6 @@ html_show_sphinx = False
 smartquotes = False  # it would make a dash of the two of an option
 extensions = ["myst_parser"]
 source_suffix = {".md": "markdown"}
-exclude_patterns = ["examples"]
 myst_heading_anchors = 3
 # a line of prose may begin with "%": MyST would take it for a comment, other readers of Markdown don't
 myst_disable_syntax = ["myst_line_comment"]

@@ -140,17 +140,17 @@ def _is_private(field: ast.AnnAssign) -> bool:
 
 def _field(field: ast.AnnAssign) -> str:
     """With its default, where that is a plain value."""
-    text = f"{ast.unparse(field.target)}: {ast.unparse(field.annotation)}"
-    value = field.value
-    if isinstance(value, ast.Call) and value.args:  # Field(default, ...)
-        value = value.args[0]
-    return f"{text} = {ast.unparse(value)}" if isinstance(value, ast.Constant) and value.value is not ... else text
+    text, value = f"{ast.unparse(field.target)}: {ast.unparse(field.annotation)}", field.value
+    if isinstance(value, ast.Call):  # Field(default, ...)
+        named = [keyword.value for keyword in value.keywords if keyword.arg == "default"]
+        value = next(iter([*value.args[:1], *named]), None)
+    return f"{text} = {ast.unparse(value)}" if isinstance(value, ast.Constant) else text
 
 
 def prose(text: str) -> str:
     """A docstring as Markdown: what stands between backticks is code, and nothing else means anything but words."""
-    parts = re.split(r"(`[^`]*`)", inspect.cleandoc(text).replace("\b\n", ""))
-    return "".join(part if part.startswith("`") else re.sub(r"([\\*_\[\]<>])", r"\\\1", part) for part in parts)
+    parts = re.split(r"(`[^`]*`)", inspect.cleandoc(text))
+    return "".join(part if part.startswith("`") else re.sub(r"([\\*_\[<>])", r"\\\1", part) for part in parts)
 
 
 def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Iterator[str]:

@@ -26,6 +26,21 @@ def shown() -> list[tuple[str, list[str]]]:
     return [(str(p.relative_to(ROOT)), words) for p in PAGES for words in commands(with_generated(p.read_text()))]
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("maetrain config list  # all of them", ["maetrain", "config", "list"]),
+        ("maetrain a \\\n    b", ["maetrain", "a", "b"]),
+        ("A=1 B=x maetrain a b=1", ["maetrain", "a", "b=1"]),
+        ("maetrain a > b", ["maetrain", "a"]),
+        ("ray job submit --address http://a -- maetrain a --b", ["maetrain", "a", "--b"]),
+        ('python -c "\nimport a\nprint(1)"', ["python", "-c", "\nimport a\nprint(1)"]),
+    ],
+)
+def test_the_words_of_a_command_are_found(line: str, words: list[str]) -> None:
+    assert list(commands(f"text\n\n```bash\n# first\n{line}\n```\n\n```python\nmaetrain = 1\n```\n")) == [words]
+
+
 def check(words: list[str]) -> None:
     """Reads a `maetrain ...` as the program would, without calling it. Raises what the program would say."""
     command: click.Command = cli

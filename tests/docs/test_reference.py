@@ -62,12 +62,30 @@ def test_a_modules_public_definitions_stand_with_signature_and_docstring() -> No
     assert "### _" not in text and "def _" not in text
 
 
+def test_a_class_shows_its_public_fields_and_their_plain_defaults() -> None:
+    archive = "\n".join(modules("data_shards.archive", "data_shards.formats", "maetrain.train"))
+    assert "class PrivacyConfig(BaseModel):\n    names: Literal['auto', 'keep', 'hash'] = 'auto'\n" in archive
+    assert "    max_chunk: int = 32\n" in archive
+    assert "    warmup_steps: int = 20\n" in archive
+    assert "    image_paths: tuple[Path, ...]\n" in archive
+
+
 @pytest.mark.parametrize(
     "text",
-    ["a *b* c", "sub-*/[ses-*/]anat", "write <case> there", "_private_ and snake_case", "C:\\folder", "[x](y)"],
+    [
+        "a *b* c",
+        "sub-*/[ses-*/]anat",
+        "write <case> there",
+        "_private_ and snake_case",
+        "C:\\*folder",
+        "[x](y)",
+        "> 0 is more",
+    ],
 )
 def test_the_words_of_a_docstring_stay_as_they_are(text: str) -> None:
-    tokens = MarkdownIt().parseInline(prose(text))[0].children or []
+    blocks = MarkdownIt().parse(prose(text))
+    assert [block.type for block in blocks] == ["paragraph_open", "inline", "paragraph_close"]
+    tokens = blocks[1].children or []
     assert "".join(token.content for token in tokens) == text
     assert {token.type for token in tokens} <= {"text", "text_special"}
 

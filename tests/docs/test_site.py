@@ -60,6 +60,8 @@ def test_the_site_is_built_without_a_warning_and_fetches_nothing(tmp_path: Path)
         assert "<!-- generated" not in text, f"{page}: a marker was left"
     for style in site.rglob("*.css"):
         assert not re.search(r"(@import|url\()\s*['\"]?(https?:)?//", style.read_text()), style
+    assert "without --data" in (site / "reference/commands.html").read_text(), "two dashes stay two"
+    assert "10\n%, better for small" in (site / "decisions/0013-shards.html").read_text(), "a line may begin with %"
     assert "cluster.pretrain_workers" in (site / "reference/settings.html").read_text()
     assert "MaskedAutoencoder" in (site / "reference/api/networks.html").read_text()
 
