@@ -125,17 +125,13 @@ def _signature(node: ast.ClassDef | ast.FunctionDef) -> str:
     """As in the source; of a class its bases and its fields, which pydantic and dataclasses make arguments of."""
     if isinstance(node, ast.ClassDef):
         bases = f"({', '.join(map(ast.unparse, node.bases))})" if node.bases else ""
-        fields = [part for part in node.body if isinstance(part, ast.AnnAssign) and not _is_private(part)]
+        fields = [part for part in node.body if isinstance(part, ast.AnnAssign)]
         return "\n".join([f"class {node.name}{bases}:", *(f"    {_field(field)}" for field in fields)])
     returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
     short = f"def {node.name}({ast.unparse(node.args)}){returns}"
     if len(short) <= 100:
         return short
     return f"def {node.name}(\n    {ast.unparse(node.args)}\n){returns}"
-
-
-def _is_private(field: ast.AnnAssign) -> bool:
-    return ast.unparse(field.target).startswith("_")
 
 
 def _field(field: ast.AnnAssign) -> str:

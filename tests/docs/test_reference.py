@@ -52,17 +52,21 @@ def test_every_command_tells_its_options_and_an_example() -> None:
         for option in (p for p in command.params if isinstance(p, click.Option)):
             assert f"`{option.opts[0]}" in part, option
         assert f"maetrain {' '.join(words)}" in part.partition("```bash")[2]
+    assert "Ctrl-C and SIGTERM store one first." in parts["pretrain"]
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {3}, "a bar inside a cell is escaped"
 
 
 def test_a_modules_public_definitions_stand_with_signature_and_docstring() -> None:
     text = "\n".join(modules("data_shards.order"))
     assert "## data_shards.order.partition" in text
+    assert "Splits the global order over ranks, one optimizer step at a time." in text
     assert "class World:\n    rank: int" in text
     assert re.search(r"def num_passes\(global_batch: int, micro_batch: int, num_ranks: int\) -> int", text)
     assert "### _" not in text and "def _" not in text
 
 
-def test_a_class_shows_its_public_fields_and_their_plain_defaults() -> None:
+def test_a_class_shows_its_fields_and_their_plain_defaults() -> None:
     archive = "\n".join(modules("data_shards.archive", "data_shards.formats", "maetrain.train"))
     assert "class PrivacyConfig(BaseModel):\n    names: Literal['auto', 'keep', 'hash'] = 'auto'\n" in archive
     assert "    max_chunk: int = 32\n" in archive
@@ -76,8 +80,9 @@ def test_a_class_shows_its_public_fields_and_their_plain_defaults() -> None:
         "a *b* c",
         "sub-*/[ses-*/]anat",
         "write <case> there",
+        "<table for all",
         "_private_ and snake_case",
-        "C:\\*folder",
+        "C:\\#folder",
         "[x](y)",
         "> 0 is more",
     ],
