@@ -38,6 +38,7 @@ def shown() -> list[tuple[str, list[str]]]:
     ],
 )
 def test_the_words_of_a_command_are_found(line: str, words: list[str]) -> None:
+    assert blocks("```\n# a comment\n\nmaetrain a\n```\n")[0].lines == ["maetrain a"]
     assert list(commands(f"text\n\n```bash\n# first\n{line}\n```\n\n```python\nmaetrain = 1\n```\n")) == [words]
 
 

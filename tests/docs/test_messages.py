@@ -74,7 +74,12 @@ def test_each_row_tells_a_cause_and_a_way_out() -> None:
 
 @pytest.mark.parametrize(
     "message",
-    ["unknown recipes ...", "... is not there: build shards first, or give their folder", "Each message that the ..."],
+    [
+        "unknown recipes ...",
+        "unknown recipe ",  # the program says more
+        "... is not there: build shards first, or give their folder",
+        "Look at recipes and settings.",  # a docstring
+    ],
 )
 def test_a_message_that_nobody_says_is_found(message: str) -> None:
     assert not can_be_said(message)

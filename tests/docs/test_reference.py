@@ -63,6 +63,7 @@ def test_a_modules_public_definitions_stand_with_signature_and_docstring() -> No
     assert "Splits the global order over ranks, one optimizer step at a time." in text
     assert "class World:\n    rank: int" in text
     assert re.search(r"def num_passes\(global_batch: int, micro_batch: int, num_ranks: int\) -> int", text)
+    assert "\n### EpochOrder\n" in text and "\n#### at\n" in text
     assert "### _" not in text and "def _" not in text
 
 
