@@ -25,21 +25,27 @@ def templates() -> tuple[str, ...]:
     for package in PACKAGES:
         for path in (ROOT / package).rglob("*.py"):
             tree = ast.parse(path.read_text())
-            docstrings = {id(text) for node in ast.walk(tree) if (text := _docstring(node)) is not None}
+            no_messages = {id(text) for node in ast.walk(tree) for text in _no_messages(node)}
             for node in ast.walk(tree):
                 if isinstance(node, ast.JoinedStr):
                     parts = [p.value if isinstance(p, ast.Constant) else HOLE for p in node.values]
                     found.append("".join(map(str, parts)))
-                elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in no_messages:
                     found.append(node.value)
     return tuple(found)
 
 
-def _docstring(node: ast.AST) -> ast.expr | None:
-    if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) or not node.body:
-        return None
-    first = node.body[0]
-    return first.value if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) else None
+def _no_messages(node: ast.AST) -> list[ast.expr]:
+    """Texts below `node` that nobody is shown by themselves: its docstring, the pieces of a text with holes."""
+    if isinstance(node, ast.JoinedStr):
+        return node.values
+    if (
+        isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    ):
+        return [node.body[0].value]
+    return []
 
 
 def can_be_said(message: str) -> bool:
