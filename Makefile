@@ -30,7 +30,7 @@ test: install    ## all tests, on two cores; ARGS="-k name" etc.
 test-faults: install ## kill ranks, hosts, head and driver, fill disks, cut networks; root, 40 min on 2 cores
 	$(BIN)/python -m pytest -m faults --timeout 900
 
-test-long: install ## kills of a sweep, a short rain of kills, 64 processes at one tracking store; root, 15 min on 2 cores
+test-long: install ## kills of a sweep, a short rain of kills, 64 processes at one tracking store, the guide; root, 20 min
 	$(BIN)/python -m pytest -m long
 
 chaos: install   ## 200 kills of a small run on two hosts; root, two hours on 2 quiet cores; OUT=folder, the same one goes on

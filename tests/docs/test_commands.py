@@ -119,7 +119,7 @@ def test_the_story_is_told_on_every_of_its_pages() -> None:
     assert marked == set(STORY)
 
 
-@pytest.mark.runs
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_the_story_of_the_guide_runs(tmp_path: Path) -> None:
     scripts = Path(sys.executable).parent
