@@ -1,4 +1,4 @@
-"""`maetrain evaluate` and `maetrain report`: scores, made and read. Neither Ray nor MLflow is waited for."""
+"""`maetrain evaluate` and `maetrain report`: scores, made and read, without Ray."""
 
 from collections.abc import Sequence
 from pathlib import Path
