@@ -12,10 +12,8 @@ import moto
 import pytest
 from botocore.client import BaseClient
 
-from cluster.cli import cli, recipe_and_overrides
 from data_shards.errors import InputError
-from maetrain.recipes.config import RunConfig
-from maetrain.recipes.load import load_recipe
+from tests.command_line import parsed
 from tests.deploy.manifests import KUSTOMIZATIONS, Manifest, build, of_kind, pods
 
 JOBS = tuple(folder for folder in KUSTOMIZATIONS if folder.endswith("/jobs"))
@@ -25,21 +23,6 @@ def jobs(folder: str) -> dict[str, Manifest]:
     """name -> the RayJob's spec; the nightly one's, too."""
     found = {job["metadata"]["name"]: job["spec"] for job in of_kind(build(folder), "RayJob")}
     return found | {job["metadata"]["name"]: job["spec"]["jobTemplate"] for job in of_kind(build(folder), "RayCronJob")}
-
-
-def parsed(words: list[str]) -> tuple[list[str], dict[str, Any], RunConfig]:
-    """(verb, its parameters, the settings) as the program itself reads `words`; click's or our error where it can't."""
-    assert words[0] == "maetrain"
-    command: click.Command = cli
-    context, verb, rest = click.Context(cli), [], words[1:]
-    while isinstance(command, click.Group):
-        name, found, rest = command.resolve_command(context, rest)
-        assert name and found
-        verb.append(name)
-        command = found
-    given = command.make_context(verb[-1], rest, parent=context).params
-    recipe, overrides = recipe_and_overrides(given.get("recipe"), given["overrides"], "small")
-    return verb, given, load_recipe(recipe, overrides)
 
 
 @pytest.mark.parametrize("folder", JOBS)

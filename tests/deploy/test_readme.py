@@ -3,8 +3,8 @@
 import re
 import shlex
 
+from tests.command_line import parsed
 from tests.deploy.manifests import K8S, KUSTOMIZATIONS, build, name_of
-from tests.deploy.test_commands import parsed
 
 README = (K8S / "README.md").read_text()
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import click
 import pytest
 
-from cluster.cli import cli, recipe_and_overrides
+from cluster.cli import cli
 from data_shards.errors import InputError
 from docs.reference import with_generated
-from maetrain.recipes.load import load_recipe
+from tests.command_line import parsed
 from tests.docs.blocks import PAGES, ROOT, blocks, commands
 
 STORY = ("quickstart", "data", "pretraining", "sweep")  # in this order one after another
@@ -43,21 +43,11 @@ def test_the_words_of_a_command_are_found(line: str, words: list[str]) -> None:
 
 
 def check(words: list[str]) -> None:
-    """Reads a `maetrain ...` as the program would, without calling it. Raises what the program would say."""
-    command: click.Command = cli
-    rest = words[1:]
-    while isinstance(command, click.Group) and rest and rest[0] in command.commands:
-        command, rest = command.commands[rest[0]], rest[1:]
+    """Reads a `maetrain ...` as the program would, a recipe of the reader's own aside. Raises what it would say."""
     try:
-        context = command.make_context(" ".join(words[: len(words) - len(rest)]), [*rest])
+        parsed(["small" if word.endswith(".yaml") else word for word in words])
     except click.exceptions.Exit as shown_only:  # --help, --version
         assert shown_only.exit_code == 0
-        return
-    if isinstance(command, click.Group):
-        raise click.UsageError(f"{' '.join(words)}: no such command")
-    if "overrides" in context.params:
-        recipe, overrides = recipe_and_overrides(context.params["recipe"], context.params["overrides"], "small")
-        load_recipe("small" if recipe.endswith(".yaml") else recipe, overrides)
 
 
 def test_the_pages_show_commands_of_every_verb() -> None:
