@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cluster.comparison import compare_arms
 from cluster.console import say
+from cluster.gather import wait_for_gpus
 from cluster.grid import Comparison
 from cluster.pipeline import (
     Timings,
@@ -57,6 +58,7 @@ def run_demo(config: RunConfig, data: Path | None, out: Path, address: str | Non
 
 def _run(config: RunConfig, archive: Archive, out: Path, address: str | None, timings: Timings) -> Path:
     with ray_session(address, config.cluster.object_store_mib) as resources:
+        resources = wait_for_gpus(config.cluster, resources)
         index = make_shards(archive, config.shards.model_copy(update={"format": "zarr"}), out, timings)
         tar_index = make_shards(archive, config.shards.model_copy(update={"format": "webdataset"}), out, timings)
         config = fit_workers(fit_channels(config, index), resources)

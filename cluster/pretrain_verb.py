@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.console import say
+from cluster.gather import wait_for_gpus
 from cluster.pipeline import fit_channels, make_setup, pretrain_and_export
 from cluster.pretrain import check_setup, fit_workers
 from cluster.session import ray_session
@@ -40,6 +41,7 @@ def run_pretrain_verb(
         return
     tracking = open_store(out, uri)  # a wrong one is told before Ray starts
     with ray_session(address, config.cluster.object_store_mib) as resources:
+        resources = wait_for_gpus(config.cluster, resources)
         config = fit_workers(config, resources)
         check_setup(setup, index.sha256, config.cluster, resources)
         work = fingerprint({"run_dir": setup.run_dir})

@@ -30,7 +30,7 @@ def ray_session(address: str | None = None, object_store_mib: int = 256) -> Iter
     A session that was open before is used and left open. InputError where no cluster answers at `address`.
     """
     if ray.is_initialized():
-        yield _resources()
+        yield resources_now()
         return
     options: dict = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
     if address is None:
@@ -43,7 +43,7 @@ def ray_session(address: str | None = None, object_store_mib: int = 256) -> Iter
         first = (str(error).splitlines() or ["no answer"])[0]
         raise InputError(f"--address {address}: no Ray cluster answers ({first}); start one with `ray start`") from None
     try:
-        yield _resources()
+        yield resources_now()
     finally:
         ray.shutdown()
 
@@ -63,6 +63,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _resources() -> Resources:
-    total = ray.cluster_resources()
+def resources_now() -> Resources:
+    """Those of all living nodes of the cluster, taken or free."""
+    total = ray.clusterresources_now()
     return Resources(total.get("CPU", 0.0), total.get("GPU", 0.0))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cluster.comparison import compare_arms
 from cluster.elsewhere import read_elsewhere
+from cluster.gather import wait_for_gpus
 from cluster.grid import Comparison
 from cluster.order import SweepOrder
 from cluster.pipeline import fit_channels, make_untrained
@@ -46,6 +47,7 @@ def run_sweep_verb(order: SweepOrder, out: Path, address: str | None, uri: str |
         root = open_store(out, order.tracking_uri)
         order.save(out)
         with ray_session(address, config.cluster.object_store_mib) as resources:
+            resources = wait_for_gpus(config.cluster, resources)
             work = fingerprint({"out": str(out.resolve()), "config": config.model_dump(mode="json")})
             with tracked(root, f"sweep {out.name}", work) as parent:
                 parent.tags({"kind": "sweep"})

@@ -97,6 +97,13 @@ class ClusterConfig(_Settings):
         2,
         description="ranks of the pretraining group; [fewest, most]: as many as there is room for, also while it runs",
     )
+    gpus: int = Field(
+        0,
+        ge=0,
+        description="GPUs to wait for before pretraining or a sweep starts, and to ask an autoscaler for; 0 = those "
+        "there are, and CPUs where there are none",
+    )
+    gpu_wait_s: float = Field(900, gt=0, description="how long that waits before it gives up, seconds")
     cpus_per_worker: float = Field(1, gt=0, description="CPU cores a rank holds")
     max_failures: int = Field(
         3, ge=0, description="failures in a row, without a new checkpoint between them, before a pretraining gives up"

@@ -115,9 +115,10 @@ class MemoryEstimate:
         }
         named = ", ".join(f"{name} {_amount(part)}" for name, part in parts.items() if part)
         total = f"{_amount(self.host_bytes)} of host memory"
+        ranks = f"{self.world_size} ranks without GPUs"
         if self.device_bytes:
-            total = f"{_amount(self.device_bytes)} of GPU memory, {total}"
-        return [f"{self.parameters / 1e6:.1f} M parameters on {self.world_size} ranks: each {total}", f"  {named}"]
+            ranks, total = f"{self.world_size} ranks", f"{_amount(self.device_bytes)} of GPU memory, {total}"
+        return [f"{self.parameters / 1e6:.1f} M parameters on {ranks}: each {total}", f"  {named}"]
 
 
 def _amount(num_bytes: int) -> str:

@@ -1,6 +1,7 @@
 """Each command in a manifest is one that the program has, with these options and these settings."""
 
 import configparser
+import math
 import shlex
 import subprocess
 from importlib.util import find_spec
@@ -120,18 +121,21 @@ def test_the_clusters_of_jobs_have_the_workers_they_ask_for(folder: str) -> None
 
 @pytest.mark.parametrize("folder", JOBS)
 def test_a_training_sees_enough_of_its_cluster_at_the_start(folder: str) -> None:
-    """It counts cores and GPUs once, before an autoscaler could add any: with too few cores it refuses, and where it
-    sees no GPU it trains without."""
+    """It counts cores and GPUs once: with too few cores it refuses, and where it sees no GPU it trains without. What an
+    autoscaler may add it sees only after a wait for it, `cluster.gpus`."""
     for name in ("pretrain", "sweep"):
         spec = jobs(folder)[name]
         _, _, config = parsed(shlex.split(spec["entrypoint"]))
-        first, gpus_there = {"cpu": 0.0, "nvidia.com/gpu": 0.0}, False
+        first, gpus_there, awaited = {"cpu": 0.0, "nvidia.com/gpu": 0.0}, False, config.cluster.gpus
         for group in spec["rayClusterSpec"]["workerGroupSpecs"]:
             assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
             limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
-            gpus_there |= "nvidia.com/gpu" in limits
+            pods = group["minReplicas"]
+            if gpus := int(limits.get("nvidia.com/gpu", 0)):
+                gpus_there, pods = True, max(pods, math.ceil(awaited / gpus))
+                assert pods <= group["maxReplicas"], f"{name} waits for {awaited} GPUs"
             for resource in first:
-                first[resource] += group["minReplicas"] * cores(limits.get(resource, "0"))
+                first[resource] += pods * cores(limits.get(resource, "0"))
         ranks = config.cluster.workers[0] if name == "pretrain" else config.sweep.ranks_per_job
         of_rank = config.cluster.cpus_per_worker if name == "pretrain" else config.sweep.cpus_per_job
         assert first["cpu"] >= ranks * of_rank, name
