@@ -211,7 +211,8 @@ def pretrain(
     "handovers",
     multiple=True,
     metavar="[ARM=]FOLDER",
-    help="Encoder an arm starts from, `mae` where none is named. Several for one arm: its seeds take them in turn.",
+    help="Encoder an arm starts from, `mae` where none is named; also in a bucket. Several for one arm: its seeds take "
+    "them in turn.",
 )
 @click.option(
     "--elsewhere",
@@ -239,7 +240,7 @@ def sweep(
 
     Finished jobs are kept when the command is run again: it does what is missing, whatever ended it before.
     """
-    from cluster.order import SweepOrder, named_folder, named_folders
+    from cluster.order import SweepOrder, named_folder, named_handovers
     from cluster.sweep_verb import run_sweep_verb
     from maetrain.recipes.load import load_recipe
 
@@ -254,7 +255,7 @@ def sweep(
             config=load_recipe(recipe, overrides),
             shards=str(shards_dir),
             data=data.resolve(),
-            handovers=named_folders("--handover", handovers, unnamed="mae"),
+            handovers=named_handovers(handovers, out),
             elsewhere=named_folder("--elsewhere", elsewhere),
         )
     run_sweep_verb(order, out, address, tracking_uri)

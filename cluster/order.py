@@ -7,8 +7,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from data_shards.errors import InputError
-from data_shards.formats.files import write_text
+from data_shards.formats.files import is_remote, location, write_text
 from maetrain.checkpoint.commit import read_model
+from maetrain.checkpoint.fetched import fetched_handover
 from maetrain.finetune.config import ARM
 from maetrain.recipes.config import RunConfig
 from maetrain.tracking.uri import HIDDEN, absolute_store, without_secrets
@@ -55,6 +56,16 @@ class SweepOrder(BaseModel):
             return read_model(path, cls)
         except ValueError as error:
             raise InputError(f"{path}: not an order of this version ({error}); give the whole command again") from None
+
+
+def named_handovers(values: Sequence[str], out: Path) -> dict[str, list[Path]]:
+    """--handover [ARM=]FOLDER each, `mae` where none is named; those in buckets are copied into OUT/handovers."""
+    local = []
+    for value in values:
+        arm, equals, folder = value.partition("=") if re.match(f"{ARM[:-1]}=", value) else ("", "", value)
+        place = location(folder)
+        local.append(f"{arm}{equals}{fetched_handover(place, out / 'handovers')}" if is_remote(place) else value)
+    return named_folders("--handover", local, unnamed="mae")
 
 
 def named_folders(option: str, values: Sequence[str], unnamed: str = "") -> dict[str, list[Path]]:

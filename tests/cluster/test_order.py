@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.order import ORDER, SweepOrder, named_folder, named_folders
+from cluster.order import ORDER, SweepOrder, named_folder, named_folders, named_handovers
 from data_shards.errors import InputError
 from maetrain.recipes.load import load_recipe
 
@@ -52,6 +52,22 @@ def test_a_folder_without_an_order_or_with_a_garbled_one_is_refused(tmp_path: Pa
     (tmp_path / ORDER).write_text('{"config": 3}')
     with pytest.raises(InputError, match="give the whole command again"):
         SweepOrder.load(tmp_path)
+
+
+def test_a_handover_may_lie_in_a_bucket_or_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched = []
+
+    def fetch(place: Path, into: Path) -> Path:
+        fetched.append(str(place))
+        (into / "copy").mkdir(parents=True, exist_ok=True)
+        return into / "copy"
+
+    monkeypatch.setattr("cluster.order.fetched_handover", fetch)
+    (tmp_path / "own").mkdir()
+    found = named_handovers([f"{tmp_path}/own", "long=memory://bucket/run=1/handover"], tmp_path / "out")
+    assert found == {"mae": [tmp_path / "own"], "long": [tmp_path / "out/handovers/copy"]}
+    assert fetched == ["memory://bucket/run=1/handover"]
+    assert list(named_handovers(["memory://bucket/handover"], tmp_path / "out")) == ["mae"]
 
 
 def test_folders_are_named_and_one_may_go_without(tmp_path: Path) -> None:
