@@ -83,6 +83,8 @@ class SweepConfig(_Settings):
         for name, values in (("arms", self.arms), ("seeds", self.seeds), ("learning_rates", self.learning_rates)):
             if twice := sorted({value for value in values if list(values).count(value) > 1}):
                 raise ValueError(f"{name}: {twice[0]} stands there twice")
+        if self.trial_seeds > len(self.seeds):
+            raise ValueError(f"trial_seeds = {self.trial_seeds}, and seeds are {len(self.seeds)}: give more seeds")
         return self
 
 

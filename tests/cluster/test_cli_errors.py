@@ -262,6 +262,7 @@ def test_the_arm_mae_without_an_encoder_is_named(run: Run, index: ShardIndex, sm
         (["--elsewhere", ".", "sweep.arms=[scratch]"], ["--elsewhere .: write NAME=FOLDER"]),
         (["sweep.arms=[scratch,Mae]"], ["sweep.arms.1", "'Mae'"]),
         (["sweep.arms=[scratch,scratch]"], ["arms: scratch stands there twice"]),
+        (["sweep.trial_seeds=4"], ["trial_seeds = 4, and seeds are 2: give more seeds"]),
         (["sweep.arms=[scratch]", "sweep.ranks_per_job=3"], ["finetune.batch = 2", "3 ranks", "make it a multiple"]),
         (["sweep.arms=[scratch]", "sweep.learning_rates=[1e-3]", "sweep.trial_budgets=[3]"], ["trial_budgets: 3 is"]),
         (["sweep.arms=[scratch]", "finetune.keep=best"], ["set validation_share"]),
