@@ -6,6 +6,7 @@ machine first and uploaded when it is whole: a bucket shows an object only when 
 
 import fcntl
 import hashlib
+import logging
 import os
 import shutil
 import socket
@@ -27,8 +28,14 @@ def location(text: str | Path) -> Path:
     """A path of this machine, or of a bucket where `text` has a scheme (`s3://bucket/shards`)."""
     if "://" not in str(text):
         return Path(text)
+    logging.getLogger("asyncio").addFilter(_is_news)
     # without fsspec's memory of listings: workers write where the driver has looked before
     return cast(Path, UPath(text, use_listings_cache=False))  # a UPath does what a Path does
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not where a connection broke under a task of a bucket's client: whoever waits for the answer is told, too."""
+    return not (record.exc_info and isinstance(record.exc_info[1], ConnectionError))
 
 
 def is_remote(path: Path) -> bool:

@@ -1,3 +1,5 @@
+import asyncio
+import gc
 import os
 import signal
 import subprocess
@@ -7,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from data_shards.errors import InputError
-from data_shards.formats.files import digest, locked, published, remove_half_written, size_bytes, write_text
+from data_shards.formats.files import digest, location, locked, published, remove_half_written, size_bytes, write_text
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
@@ -33,6 +35,28 @@ def test_a_folder_s_digest_sees_names_and_content(tmp_path):
     (tmp_path / "a/four").rename(tmp_path / "a/one")
     assert digest(tmp_path / "a") == before
     assert size_bytes(tmp_path / "nothing") == -1
+
+
+@pytest.mark.parametrize(
+    ("error", "is_told"), [(ConnectionResetError("closing transport"), False), (KeyError(1), True)]
+)
+def test_a_client_s_broken_connection_shows_no_stack_of_its_own(
+    error: Exception, is_told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """aiohttp leaves a task behind that nobody asks how it ended; a request in the same trouble raises."""
+    location("memory://bucket/file")
+
+    async def write() -> None:
+        raise error
+
+    async def request() -> None:
+        task = asyncio.ensure_future(write())
+        await asyncio.sleep(0.01)
+        del task
+        gc.collect()
+
+    asyncio.run(request())
+    assert ("never retrieved" in caplog.text) == is_told
 
 
 def test_an_atomic_write_replaces_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
