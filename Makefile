@@ -7,7 +7,7 @@ DATA   ?=
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-faults test-long chaos check docs format constraints clean bench-model bench-shards
+.PHONY: help install demo test test-faults test-long test-deploy image-test chaos check docs format constraints clean bench-model bench-shards
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -33,6 +33,12 @@ test-faults: install ## kill ranks, hosts, head and driver, fill disks, cut netw
 test-long: install ## kills of a sweep, a short rain of kills, 64 processes at one tracking store, the guide; root, 20 min
 	$(BIN)/python -m pytest -m long
 
+test-deploy: install ## what needs root and Debian's buildah, mmdebstrap: the image
+	$(BIN)/python -m pytest -m deploy --timeout 3600 -s
+
+image-test: install ## build the CPU image and run it, a small demo too; root, buildah; BASE=image (else Debian by mmdebstrap)
+	BASE="$(BASE)" $(BIN)/python -m pytest -m deploy --timeout 3600 -s tests/deploy/test_images.py
+
 chaos: install   ## 200 kills of a small run on two hosts; root, two hours on 2 quiet cores; OUT=folder, the same one goes on
 	OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu $(BIN)/python -m tests.fault.chaos --folder "$(OUT)" $(if $(WRITE),--write "$(WRITE)") $(ARGS)
 
@@ -54,6 +60,7 @@ check: install   ## format, lint, types, import rule
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/hadolint deploy/docker/Dockerfile
 
 docs: install    ## build the documentation into site/; a warning is an error, nothing is fetched
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --fresh-env --quiet -b html -d site/.doctrees docs site/html
@@ -64,7 +71,7 @@ format: install  ## put the code into the house's format
 	$(BIN)/ruff check --fix .
 
 constraints: install ## write constraints.txt anew from what is installed
-	( head -1 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//' ) > constraints.new
+	( head -1 constraints.txt; $(BIN)/python -m pip freeze --all --exclude pip --exclude-editable | sed 's/+cpu//' ) > constraints.new
 	mv constraints.new constraints.txt
 
 clean:           ## remove the environment and caches, not the results
