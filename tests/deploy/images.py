@@ -41,7 +41,7 @@ class Buildah(NamedTuple):
 
     def __call__(self, *words: object) -> str:
         """What it printed; raises CalledProcessError, its messages on standard error."""
-        of_store = ("--root", self.folder / "store", "--runroot", self.folder / "run", "--storage-driver", "vfs")
+        of_store = ("--root", self.folder / "store", "--runroot", self.folder / "run")
         command = ["buildah", *map(str, (*of_store, *words))]
         return subprocess.run(
             command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, "BUILDAH_ISOLATION": "chroot"}
