@@ -1,7 +1,7 @@
 """Builds the image with buildah, and runs words in it as Kubernetes would: user 1000, read-only root, no capability.
 
 No daemon and no runtime is needed, only root: buildah's chroot isolation builds, and Linux's namespaces run. They have
-no network but loopback, so nothing can be fetched at a start. Costs DISK of disk while it lasts.
+no network but loopback, so nothing can be fetched at a start. Costs 10 GB of disk while it lasts.
 """
 
 import ast
@@ -75,7 +75,21 @@ class Image(NamedTuple):
         AssertionError with what was printed, if they fail and `check` is set. Every process they started is ended.
         """
         os.chown(data, 1000, 1000)
-        inside = ["unshare", "--mount", "--pid", "--net", "--fork", "--kill-child", "sh", "-ec", SANDBOX, "sandbox"]
+        inside = [
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            "unshare",
+            "--mount",
+            "--pid",
+            "--net",
+            "--fork",
+            "--kill-child",
+            "sh",
+            "-ec",
+            SANDBOX,
+            "sandbox",
+        ]
         ended = subprocess.run(
             [*inside, self.root, data, self.config["WorkingDir"], *self.config["Env"], *map(str, words)],
             stdout=subprocess.PIPE,
