@@ -250,13 +250,18 @@ def result_text(path: Path) -> bytes | None:
 
 
 def _finished(name: str, out_dir: Path) -> ShardResult | None:
-    """The stored result if it is whole and its shard is there in full size. (The shard's hash is `verify`'s work.)"""
+    """The stored result if it is whole, that of `name`, and its shard is there in full size.
+
+    (The shard's hash is `verify`'s work.)
+    """
     try:
         text = result_text(_result_path(name, out_dir))
         if text is None:
             return None
         result = _RESULT.validate_json(text)
     except (OSError, ValueError):
+        return None
+    if result.name != name or result.shard is not None and result.shard.name != name:
         return None
     if result.shard is not None and size_bytes(out_dir / result.shard.name) != result.shard.bytes:
         return None

@@ -13,6 +13,7 @@ from typing import Any
 
 from data_shards.archive.cases import VOLUME_ENDINGS, FoundCase, is_volume_file, stem
 from data_shards.errors import InputError
+from data_shards.formats.names import below
 from data_shards.labels import LabelMeaning, Region
 
 IGNORE = "ignore"
@@ -44,7 +45,7 @@ def read_dataset_json(root: Path) -> DatasetJson:
 def decathlon_cases(root: Path, dataset: DatasetJson) -> Iterator[FoundCase]:
     """Cases of MSD and nnU-Net folders: the labelled ones, then imagesTs as unlabelled ones.
 
-    Raises InputError for a listed file that isn't there, and for missing channels.
+    Raises InputError for a listed file that isn't there or lies outside of `root`, and for missing channels.
     """
     header, num_channels = dataset.header, len(dataset.channel_names)
     is_nnunet, modality = "channel_names" in header, _modality(dataset.channel_names)
@@ -76,8 +77,11 @@ def _listed_pairs(root: Path, training: Any) -> Iterator[tuple[Path, Path | None
     for entry in training:
         if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
             raise InputError(f'{root / "dataset.json"}: training entry {entry!r} has no "image" path, add it')
-        image = root / entry["image"]
-        label = root / str(entry["label"]) if entry.get("label") else None
+        try:
+            image = below(root, entry["image"])
+            label = below(root, str(entry["label"])) if entry.get("label") else None
+        except ValueError as error:
+            raise InputError(f"{root / 'dataset.json'}: {error}: put the file, or a link to it, inside") from None
         for path in filter(None, (image, label)):
             if not path.is_file():
                 raise InputError(f"{path} is listed in dataset.json but not there: restore it or drop the entry")

@@ -10,13 +10,14 @@ import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from data_shards.errors import InputError
 from data_shards.formats.encoding import Encoding
 from data_shards.formats.files import content_of, is_remote, location, remove, write_bytes, write_text
+from data_shards.formats.names import PlainName
 from data_shards.formats.volumes import VolumeTable
 from data_shards.labels import PLAIN, LabelMeaning, Labels
 from data_shards.preprocess import PreprocessConfig
@@ -38,7 +39,7 @@ class Quarantined:
 class ShardInfo:
     """A shard file or folder under the build folder; hash and size as `formats.files.digest` defines them."""
 
-    name: str
+    name: PlainName
     sha256: str
     bytes: int
 
@@ -138,7 +139,7 @@ class _Header:
     class_names: tuple[str, ...]
     preprocess: PreprocessConfig
     encoding: Encoding
-    volumes_sha256: str
+    volumes_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     catalogue_sha256: str
     shards: tuple[ShardInfo, ...]
     quarantined: tuple[Quarantined, ...]

@@ -19,6 +19,7 @@ from pydantic import ConfigDict
 
 from data_shards.errors import InputError
 from data_shards.formats.encoding import Member
+from data_shards.formats.names import all_plain
 
 _SHAPE = pa.list_(pa.int32(), 4)
 _SPACING = pa.list_(pa.float64(), 3)
@@ -239,9 +240,15 @@ class VolumeTable(Sequence[VolumeRecord]):
     def _read(self, names: list[str]) -> pa.Table:
         assert self._content is not None
         try:
-            return pq.read_table(pa.BufferReader(self._content), columns=names)
+            table = pq.read_table(pa.BufferReader(self._content), columns=names)
         except pa.ArrowException as error:
             raise InputError(f"the index's rows can't be read ({' '.join(str(error).split())}): build again") from None
+        for name in _PATH_PARTS & {*names}:
+            if not all_plain(table.column(name)):
+                raise InputError(
+                    f"the index has a {name} that is no plain name but a path: distrust these shards, build them again"
+                )
+        return table
 
 
 def _num_nulls(column: pa.Array) -> int:
@@ -256,6 +263,7 @@ def _from_bytes(content: bytes, sha256: str) -> VolumeTable:
 
 _MATRICES = ("shape_CDHW", "image_member", "label_member")
 _PER_CROP = ("shard", "case", "has_label", "dtype", "scale", "offset", "air", "minimum_C")
+_PATH_PARTS = {"shard", "case"}
 _NOWHERE = Member(0, 0, 0)
 _PLAIN = ("case", "subject", "session", "modality", "shard", "source", "has_label", "dtype", "scale", "offset", "air",
           "mean", "std", "foreground")  # fmt: skip

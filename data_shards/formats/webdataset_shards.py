@@ -62,7 +62,8 @@ def decode_zarr(key: str, data: bytes) -> np.ndarray | None:
             name: zarr.core.buffer.default_buffer_prototype().buffer.from_bytes(archive.read(name))
             for name in archive.namelist()
         }
-    return np.asarray(zarr.open_array(MemoryStore(content), mode="r")[...])
+    # zarr 2 metadata may ask for numcodecs' pickle codec, which runs code where somebody has switched it on
+    return np.asarray(zarr.open_array(MemoryStore(content), mode="r", zarr_format=3)[...])
 
 
 def _zipped(what: str, array: np.ndarray, fill: float, encoding: Encoding) -> tuple[bytes, Member]:

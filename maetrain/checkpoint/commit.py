@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from data_shards.formats.files import is_remote, is_there, listed, published, remove, write_bytes, write_text
+from data_shards.formats.names import PlainName
 from data_shards.formats.remote import fetch
 from maetrain.checkpoint.writer import Lost
 
@@ -35,9 +36,9 @@ class CheckpointFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(pattern=r"^[\w.-]+$")
+    name: PlainName
     bytes: int
-    sha256: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")  # the name of its copy, where it comes out of a bucket
     runs: tuple[tuple[str, int, int], ...] = ()
 
 

@@ -16,7 +16,9 @@ from mlflow.entities import LifecycleStage, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from data_shards.errors import InputError
 from data_shards.formats.files import write_text
+from data_shards.formats.names import below
 from maetrain.tracking.journal import Entry, Opening, read_journal
 from maetrain.tracking.mlflow_tracker import ATTEMPT_TAG, PARENT_TAG, dataset_input, param_text
 from maetrain.tracking.patience import is_passing
@@ -121,7 +123,16 @@ class Delivery:
             self.is_finished = True
 
     def _send_file(self, client: MlflowClient, entry: Entry) -> None:
-        path = self.path.parent / entry["path"]
+        home = self.path.parent
+        try:
+            path = home / entry["path"]
+            path.resolve().relative_to(home.resolve())
+            below(home, entry["folder"] or "")
+        except ValueError:
+            raise InputError(
+                f"{self.path}: names {entry['path']!r} for {entry['folder']!r}, outside its own folder or the run's; "
+                "remove the journal and run that job again"
+            ) from None
         if path.is_file():
             client.log_artifact(self.run_id, str(path), entry["folder"])
         else:
