@@ -82,7 +82,8 @@ class RemoteFiles:
         failure: Exception | None = None
         for attempt in range(_ATTEMPTS):
             if failure is not None:  # twice as long each time, and not all at once: the bucket may be overloaded
-                await asyncio.sleep(_FIRST_PAUSE_S * 2**attempt * random.uniform(0.5, 1))
+                pause_s = _FIRST_PAUSE_S * 2**attempt
+                await asyncio.sleep(pause_s * random.uniform(0.5, 1))  # nosec B311 # nobody gains by guessing it
             try:
                 async with gate, asyncio.timeout(self.timeout_s / 4):
                     self.num_requests += 1

@@ -99,7 +99,7 @@ def within(patience_s: float, call: Callable[P, T], *args: P.args, **kwargs: P.k
         else:
             _is_away.clear()
             return answer
-        time.sleep(pause_s * random.uniform(0.5, 1.5))
+        time.sleep(pause_s * random.uniform(0.5, 1.5))  # nosec B311 # nobody gains by guessing it
         pause_s = min(2 * pause_s, 5.0)
 
 

@@ -1,0 +1,1 @@
+"""What `make check-security` runs beside bandit, and the list of licences."""
