@@ -61,9 +61,9 @@ def licence_of(name: str, declared: PackageMetadata) -> str:
     """SPDX expression. KeyError where the metadata names no licence that is known here."""
     if name in DECLARED:
         return DECLARED[name]
-    if expression := declared.get("License-Expression"):
-        return str(expression)
-    first = (declared.get("License") or "").strip().split("\n")[0]
+    if "License-Expression" in declared:
+        return declared["License-Expression"]
+    first = declared["License"].strip().split("\n")[0] if "License" in declared else ""
     classifiers = [c for c in declared.get_all("Classifier") or [] if c.startswith("License :: ")]
     for text in (first, *(c.rpartition(" :: ")[2] for c in classifiers)):
         if found := SPELLINGS.get(_words(text)):

@@ -10,7 +10,7 @@ CONSTRAINTS = ROOT / "constraints.txt"
 def pins(path: Path = CONSTRAINTS) -> dict[str, str]:
     """Name, as it is written there, -> version."""
     lines = [line.split("#")[0].strip() for line in path.read_text().splitlines()]
-    return dict(line.split("==") for line in lines if line)  # type: ignore[misc]
+    return dict(line.split("==") for line in lines if line)
 
 
 def normal(name: str) -> str:

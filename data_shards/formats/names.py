@@ -28,15 +28,16 @@ def all_plain(names: pa.ChunkedArray) -> bool:
     """Whether every name of a text column is a plain one."""
     if pc.any(pc.equal(names, "")).as_py() or pc.any(pc.starts_with(names, ".")).as_py():
         return False
-    return not any(sign.encode() in _bytes(chunk) for chunk in names.chunks for sign in _NEVER)
+    return not any(sign.encode() in letters for letters in map(_letters, names.chunks) for sign in _NEVER)
 
 
-def _bytes(names: pa.StringArray) -> bytes:
+def _letters(names: pa.StringArray) -> bytes:
     """The letters of all names, one name after the other."""
     _, offsets, letters = names.buffers()
     if letters is None or not len(names):
         return b""
-    first, *_, last = memoryview(offsets).cast("i")[names.offset : names.offset + len(names) + 1]
+    starts = memoryview(offsets).cast("i")
+    first, last = starts[names.offset], starts[names.offset + len(names)]
     return letters.slice(first, last - first).to_pybytes()
 
 
