@@ -10,6 +10,7 @@ os.environ.setdefault("PYTHONWARNINGS", "ignore")  # of libraries, in all our pr
 
 import click
 
+from cluster.mlflow_verbs import mlflow
 from data_shards.errors import InputError
 from maetrain.train.wishes import Stopped
 
@@ -436,6 +437,9 @@ def config_list() -> None:
 
     for name in recipe_names():
         click.echo(f"{name:<10} {purpose(name)}")
+
+
+cli.add_command(mlflow)
 
 
 def _fail(message: str) -> None:
