@@ -135,7 +135,7 @@ def test_mlflow_has_the_options_and_no_password_is_among_them(tmp_path: Path) ->
     store = "postgresql://me:secret-of-the-database@db/x"
     of_all = plan(tmp_path, store=store, host="0.0.0.0", names=("box.lab",), admin="boss", workers=3)
     given = options(of_all.command())
-    assert (given["host"], given["port"], given["workers"]) == ("0.0.0.0", of_all.port, 3)
+    assert (given["host"], given["port"], given["workers"]) == ("0.0.0.0", of_all.port, "3")
     assert given["app_name"] == "basic-auth" and given["serve_artifacts"] is True
     assert given["artifacts_destination"] == str(tmp_path / "artifacts")
     assert "secret" not in " ".join(of_all.command())

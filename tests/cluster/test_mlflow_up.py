@@ -86,6 +86,7 @@ def test_in_the_foreground_it_keeps_a_run_and_ctrl_c_ends_all_its_processes(tmp_
     assert not processes_of(running.group) and not (folder / RECORD).exists()
 
 
+@pytest.mark.deploy
 def test_detached_on_postgresql_and_s3_it_asks_for_a_login_and_is_ended_by_down(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
