@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-_FILE = click.Path(path_type=Path, resolve_path=True, dir_okay=False, exists=True)
+_FILE = click.Path(path_type=Path, resolve_path=True, dir_okay=False)
 _FOLDER = click.argument(
     "folder",
     type=click.Path(path_type=Path, resolve_path=True, file_okay=False),
@@ -83,7 +83,7 @@ def up(
         workers=workers,
         admin=admin if auth else None,
     )
-    password = password_file.read_text().strip() if password_file else os.environ.get(PASSWORD)
+    password = _read(password_file) if password_file else os.environ.get(PASSWORD)
     check_plan(plan, password)
     if auth and password and plan.accounts.exists():
         say(f"{plan.accounts} is there already: an account in it keeps its password")
@@ -134,3 +134,13 @@ def status(folder: Path) -> None:
 
 def _place(artifacts: str) -> str:
     return artifacts if "://" in artifacts else str(Path(artifacts).resolve())
+
+
+def _read(password_file: Path) -> str:
+    from data_shards.errors import InputError
+
+    try:
+        return password_file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", "no text")
+        raise InputError(f"--password-file {password_file}: can't be read ({why}); give a file with one word") from None

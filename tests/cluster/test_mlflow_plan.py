@@ -5,10 +5,12 @@ import socket
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import moto
 import pytest
 
 from cluster import mlflow_plan
+from cluster.cli import cli
 from cluster.mlflow_plan import ServerPlan, check_plan
 from data_shards.errors import InputError
 
@@ -197,3 +199,26 @@ def test_the_accounts_file_holds_no_password_and_survives_a_percent_sign(tmp_pat
     as_mlflow_reads = configparser.ConfigParser()
     as_mlflow_reads.read(folder / "basic_auth.ini")
     assert as_mlflow_reads["mlflow"]["database_uri"] == f"sqlite:///{with_login.accounts}"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--auth", "--password-file", "nowhere"], "--password-file .*nowhere: can't be read .*No such file"),
+        (["--auth", "--password-file", "short"], "a password of 5 characters"),
+        (["--auth"], "needs a password"),
+    ],
+)
+def test_the_password_comes_from_its_file(
+    words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_AUTH_ADMIN_PASSWORD", raising=False)
+    (tmp_path / "short").write_text("short\n")
+    with pytest.raises(InputError, match=said):
+        cli.main(["mlflow", "up", "here", *words], standalone_mode=False)
+
+
+def test_a_password_without_a_login_is_a_slip() -> None:
+    with pytest.raises(click.UsageError, match="goes with --auth"):
+        cli.main(["mlflow", "up", "--password-file", "word"], standalone_mode=False)
