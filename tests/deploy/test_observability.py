@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -23,6 +24,7 @@ import yaml
 from cluster.session import Resources
 from data_shards.build import BuildConfig, build
 from maetrain.tracking.tracker import NullTracker
+from maetrain.train.wishes import Stopped
 from tests.deploy.manifests import K8S, Manifest, name_of, of_kind, pods
 from tests.deploy.test_network import flows, selected
 from tests.deploy.test_schemas import complaints
@@ -209,18 +211,14 @@ def exported(ray_resources: Resources, small_archive: Path, tmp_path_factory: py
         while not _is_whole(scraped[-1] if scraped else "") and time.monotonic() < deadline:
             time.sleep(1)
             scraped.append(metrics_of_this_node())
-        stop_the_run()
-
-    def stop_the_run() -> None:
-        os.kill(os.getpid(), 2)
+        os.kill(os.getpid(), signal.SIGINT)
 
     looking = threading.Thread(target=look)
     looking.start()
     try:
         train(setup_of(config, index, folder / "run"), config, ray_resources, NullTracker())
-    except BaseException as stopped:
-        if type(stopped).__name__ != "Stopped":
-            raise
+    except Stopped:
+        pass
     finally:
         looking.join()
     assert ray.is_initialized() and _is_whole(scraped[-1])
