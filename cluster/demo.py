@@ -48,10 +48,8 @@ def run_demo(config: RunConfig, data: Path | None, out: Path, address: str | Non
         say(f"{archive.name}: {len(archive.cases)} scans of {persons} persons in {archive.root}")
         page = _run(config, archive, out, address, timings)
     # in the environment's folder, which nobody may have activated
-    mlflow, uri = Path(sys.executable).with_name("mlflow"), own_store(out)
-    say(
-        f"MLflow: {shlex.quote(str(mlflow))} server --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1 --port 5000"
-    )
+    words = [str(Path(sys.executable).with_name("maetrain")), "mlflow", "up", str(out / "mlflow"), "--store"]
+    say(f"MLflow: {shlex.join([*words, own_store(out)])}")
     say(f"done in {time.perf_counter() - started:.0f} s")
     return page
 
