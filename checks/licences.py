@@ -24,10 +24,12 @@ EXPLAINED = {
     "pylibjpeg-libjpeg": "extra `jpeg` alone, for old lossless JPEG in DICOM: whoever passes on an image with it is "
     "bound by the GPL; leave the extra out where that is not wanted",
 }
-# where the metadata names none, or not so that a program could tell; read in the package's own LICENSE
+# where the metadata names none, or not so that a program could tell: read in the package's own LICENSE. And two that
+# not every installation has
 DECLARED = {
-    "docutils": "BSD-2-Clause",  # the parts under the GPL are Emacs Lisp and not in the wheel
-    "hjson": "MIT",
+    # most of it is in the public domain; what is under the GPL is Emacs Lisp and not in the wheel
+    "docutils": "BSD-2-Clause AND BSD-3-Clause",
+    "hjson": "MIT",  # or the Academic Free License 2.1
     "huey": "MIT",
     "pathlib_abc": "PSF-2.0",
     "pylibjpeg-libjpeg": "GPL-3.0-only",
