@@ -64,13 +64,13 @@ check: install   ## format, lint, types, import rule
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/hadolint deploy/docker/Dockerfile
 
-# tests and benchmarks are run by hand on files of their own: bandit leaves them out. Ends with an error where nobody answers about advisories, too: that is no
-# all-clear. OFFLINE=1 goes on, loudly
+# tests and benchmarks are run by hand on files of their own: bandit leaves them out. Ends with an error where nobody answers about
+# advisories, too: that is no all-clear. OFFLINE=1 goes on, loudly
 check-security: $(SECURE) ## known holes in dependencies, bandit, secrets, licences; OFFLINE=1 where nobody can be asked
-	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive checks cluster data_shards docs maetrain
-	$(BIN)/python -m checks.secrets
-	$(BIN)/python -m pytest -q tests/checks
-	$(BIN)/python -m checks.advisories $(if $(OFFLINE),--offline)
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive cluster data_shards docs maetrain
+	$(BIN)/python -m tests.security.secrets
+	$(BIN)/python -m pytest -q tests/security
+	$(BIN)/python -m tests.security.advisories $(if $(OFFLINE),--offline)
 
 # not part of install: nobody else needs these tools
 $(SECURE): $(READY)
@@ -78,7 +78,7 @@ $(SECURE): $(READY)
 	touch $@
 
 licences: $(SECURE) ## write docs/licences.md anew from what is installed
-	$(BIN)/python -m checks.licences
+	$(BIN)/python -m tests.security.licences
 
 docs: install    ## build the documentation into site/; a warning is an error, nothing is fetched
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --fresh-env --quiet -b html -d site/.doctrees docs site/html

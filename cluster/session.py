@@ -65,5 +65,5 @@ def _cores() -> int:
 
 def resources_now() -> Resources:
     """Those of all living nodes of the cluster, taken or free."""
-    total = ray.clusterresources_now()
+    total = ray.cluster_resources()
     return Resources(total.get("CPU", 0.0), total.get("GPU", 0.0))

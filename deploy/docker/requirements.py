@@ -1,4 +1,4 @@
-"""Prints what pyproject.toml in this folder asks for, with the extras named: what can be installed before the code is there."""
+"""Prints what pyproject.toml in this folder asks for, with the extras named: installed before the code is there."""
 
 import sys
 import tomllib

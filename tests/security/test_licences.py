@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from checks import licences
-from checks.licences import DECLARED, EXPLAINED, PAGE, is_allowed, licence_of
-from checks.pins import pins
+from tests.security import licences
+from tests.security.licences import DECLARED, EXPLAINED, PAGE, is_allowed, licence_of
+from tests.security.pins import pins
 
 TABLE = PAGE.read_text().partition("|---|---|---|---|\n")[2]
 ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in TABLE.splitlines()]

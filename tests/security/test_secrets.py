@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from checks import secrets
-from checks.pins import ROOT
-from checks.secrets import EXPLAINED, Finding, left
+from tests.security import secrets
+from tests.security.pins import ROOT
+from tests.security.secrets import EXPLAINED, Finding, left
 
 # in two pieces, or this file would be a finding itself
 KEY = "AKIA" + "IOSFODNN7EXAMPLE"

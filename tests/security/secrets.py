@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from checks.pins import ROOT
+from tests.security.pins import ROOT
 
 PICTURES = (".png", ".svg")
 # pattern that a whole finding must match, "file: line" -> why that is no secret
@@ -67,7 +67,7 @@ def main() -> int:
     for finding in unexplained:
         print(f"{finding.file}: {finding.kind} in a line of {len(finding.line)} characters: take it out and replace it")
     for pattern in unused:
-        print(f"checks/secrets.py: nothing matches {pattern!r} any more: take it out")
+        print(f"tests/security/secrets.py: nothing matches {pattern!r} any more: take it out")
     if not unexplained and not unused:
         print(f"secrets: none in {len(files)} files, {len(EXPLAINED)} kinds of lines explained")
     return int(bool(unexplained or unused))
