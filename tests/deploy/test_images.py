@@ -146,4 +146,4 @@ def test_the_demo_trains_with_every_part_of_deepspeed_that_is_used(image: Image,
     """There is no compiler: where DeepSpeed wanted one more of its parts it would build it at the start, and fail."""
     settings = (*TINY, *SMALL, "pretrain.zero_stage=3", "pretrain.offload=true")
     said = image.run("maetrain", "demo", "--out", "/data/out", *settings, data=tmp_path)
-    assert list((tmp_path / "out").rglob("report.html")), said
+    assert (tmp_path / "out" / "report" / "index.html").is_file(), said
