@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 import click
 
-from cluster.cli import cli, recipe_and_overrides
+from cluster.arguments import recipe_and_overrides
+from cluster.cli import cli
 from maetrain.recipes.config import RunConfig
 from maetrain.recipes.load import load_recipe
 

@@ -1,0 +1,39 @@
+"""Kinds of arguments that the commands share."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+# absolute, because Ray's workers may stand in another folder
+PATH = click.Path(path_type=Path, resolve_path=True)
+FOLDER = click.Path(path_type=Path, resolve_path=True, file_okay=False)
+FILE = click.Path(path_type=Path, resolve_path=True, dir_okay=False)
+
+
+class Place(click.ParamType):
+    """A folder of this machine, made absolute, or of a bucket (s3://bucket/folder)."""
+
+    name = "place"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        from data_shards.formats.files import location
+
+        place = location(value)
+        return place if "://" in str(value) else place.resolve()
+
+
+PLACE = Place()
+OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+
+
+def examples(*lines: str) -> str:
+    """An epilog of commands, one a line."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def recipe_and_overrides(recipe: str | None, overrides: tuple[str, ...], default: str) -> tuple[str, tuple[str, ...]]:
+    """The recipe may be left out: then the first word is already an override."""
+    if recipe is None:
+        return default, overrides
+    return (default, (recipe, *overrides)) if "=" in recipe else (recipe, overrides)
