@@ -24,12 +24,13 @@ from cluster.pretrain import check_setup, fit_workers
 from cluster.reporting import check_encoder
 from cluster.session import ray_session
 from cluster.stages import LOCK
+from cluster.storage import check_storage
 from cluster.store import open_store, own_store
 from cluster.tracked import tracked
 from data_shards.archive.identity import read_identity
 from data_shards.archive.layout import Archive, read_archive
 from data_shards.errors import InputError
-from data_shards.formats.files import locked
+from data_shards.formats.files import absolute, locked
 from maetrain.checkpoint.fingerprint import fingerprint
 from maetrain.finetune.plan import pretrain_pool
 from maetrain.recipes.config import SCRATCH, UNTRAINED, RunConfig
@@ -57,6 +58,7 @@ def run_demo(config: RunConfig, data: Path | None, out: Path, address: str | Non
 def _run(config: RunConfig, archive: Archive, out: Path, address: str | None, timings: Timings) -> Path:
     with ray_session(address, config.cluster.object_store_mib) as resources:
         resources = wait_for_gpus(config.cluster, resources)
+        check_storage(absolute(out), {str(archive.root): "--data"})
         index = make_shards(archive, config.shards.model_copy(update={"format": "zarr"}), out, timings)
         tar_index = make_shards(archive, config.shards.model_copy(update={"format": "webdataset"}), out, timings)
         config = fit_workers(fit_channels(config, index), resources)

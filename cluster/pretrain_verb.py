@@ -8,6 +8,7 @@ from cluster.gather import wait_for_gpus
 from cluster.pipeline import fit_channels, make_setup, pretrain_and_export
 from cluster.pretrain import check_setup, fit_workers
 from cluster.session import ray_session
+from cluster.storage import check_storage
 from cluster.store import open_store
 from cluster.tracked import tracked
 from data_shards.formats.files import write_text
@@ -44,6 +45,7 @@ def run_pretrain_verb(
         resources = wait_for_gpus(config.cluster, resources)
         config = fit_workers(config, resources)
         check_setup(setup, index.sha256, config.cluster, resources)
+        check_storage(setup.run_dir, {setup.shards: "--shards"})
         work = fingerprint({"run_dir": setup.run_dir})
         with tracked(tracking, f"pretrain {out.name}", work) as tracker:
             tracker.tags({"kind": "pretrain", "pretrain_run": out.name})

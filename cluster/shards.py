@@ -10,10 +10,12 @@ import ray
 
 from cluster.console import Bar, progress_bar, say
 from cluster.session import ray_session, result_of
+from cluster.storage import check_storage
 from data_shards.archive.identity import read_identity
 from data_shards.archive.layout import Archive, read_archive
 from data_shards.build import BuildConfig, ShardResult, build_archive
 from data_shards.catalogue import CATALOGUE_NAME
+from data_shards.formats.files import absolute
 from data_shards.formats.index import ShardIndex
 from data_shards.plan import ShardPlan
 
@@ -57,6 +59,7 @@ def run_build_verb(source: Path, out: Path, config: BuildConfig, address: str | 
     if not any(path.is_file() for path in source.rglob("*")):
         read_archive(source, identity)  # says what is wrong before Ray starts
     with ray_session(address):
+        check_storage(absolute(out), {str(source): "SOURCE"})
         archive = read_archive(source, identity, ray_map)
         persons = len({case.subject for case in archive.cases})
         say(f"{archive.name}: {len(archive.cases)} scans of {persons} persons in {source}")

@@ -13,12 +13,13 @@ from cluster.pipeline import fit_channels, make_untrained
 from cluster.reporting import check_encoder
 from cluster.session import ray_session
 from cluster.stages import LOCK
+from cluster.storage import check_storage
 from cluster.store import open_store
 from cluster.tracked import tracked
 from data_shards.archive.identity import read_identity
 from data_shards.archive.layout import read_archive
 from data_shards.errors import InputError
-from data_shards.formats.files import locked
+from data_shards.formats.files import absolute, locked
 from data_shards.formats.index import ShardIndex
 from data_shards.splits import Split
 from maetrain.checkpoint.fingerprint import fingerprint
@@ -48,6 +49,8 @@ def run_sweep_verb(order: SweepOrder, out: Path, address: str | None, uri: str |
         order.save(out)
         with ray_session(address, config.cluster.object_store_mib) as resources:
             resources = wait_for_gpus(config.cluster, resources)
+            handovers = {folder: f"--handover {arm}" for arm, folders in arms.items() for folder in folders}
+            check_storage(absolute(out), {absolute(index.root): "--shards", str(order.data): "--data", **handovers})
             work = fingerprint({"out": str(out.resolve()), "config": config.model_dump(mode="json")})
             with tracked(root, f"sweep {out.name}", work) as parent:
                 parent.tags({"kind": "sweep"})
