@@ -25,6 +25,14 @@ class Place(click.ParamType):
 
 PLACE = Place()
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+JOB_SERVER = click.option(
+    "--address",
+    default="http://127.0.0.1:8265",
+    show_default=True,
+    envvar=["RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"],
+    show_envvar=True,
+    help="Job server of the cluster.",
+)
 
 
 def examples(*lines: str) -> str:

@@ -8,12 +8,16 @@ os.environ.setdefault("PYTHONWARNINGS", "ignore")  # of libraries, in all our pr
 
 import click
 
+from cluster.commands.cluster import cluster
+from cluster.commands.jobs import jobs
+from cluster.commands.mlflow import mlflow
 from cluster.commands.models import export, export_onnx_verb, predict
 from cluster.commands.score import evaluate, report
 from cluster.commands.settings import config
 from cluster.commands.shards import shards
+from cluster.commands.submit import submit
 from cluster.commands.train import demo, pretrain, sweep
-from cluster.mlflow_verbs import mlflow
+from cluster.entrypoint import check_sender
 from data_shards.errors import InputError
 from maetrain.train.wishes import Stopped
 
@@ -40,6 +44,9 @@ cli.add_command(predict)
 cli.add_command(report)
 cli.add_command(export)
 cli.add_command(export_onnx_verb)
+cli.add_command(submit)
+cli.add_command(jobs)
+cli.add_command(cluster)
 cli.add_command(config)
 cli.add_command(mlflow)
 
@@ -52,6 +59,7 @@ def _fail(message: str) -> None:
 def main() -> None:
     """Entry point: a user's mistake is one line and exit code 2, an interrupt is 130."""
     try:
+        check_sender(os.environ)
         cli.main(standalone_mode=False)
     except click.ClickException as error:
         _fail(f"{error.format_message()} (see maetrain --help)")

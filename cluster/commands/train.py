@@ -1,5 +1,6 @@
 """The verbs that train: `maetrain demo`, `pretrain` and `sweep`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -122,13 +123,11 @@ def sweep(
     from cluster.sweep_verb import run_sweep_verb
     from maetrain.recipes.load import load_recipe
 
+    check_sweep(recipe, shards_dir, data, handovers, elsewhere, resume)
     if resume:
-        if recipe or shards_dir or data or handovers or elsewhere:
-            raise click.UsageError("--resume takes the order from OUT; give --out, and --address or --tracking-uri")
         order = SweepOrder.load(out)
-    elif not (recipe and shards_dir and data):
-        raise click.UsageError("give RECIPE, --shards and --data, or --resume for a sweep that is in OUT already")
     else:
+        assert recipe and data
         order = SweepOrder(
             config=load_recipe(recipe, overrides),
             shards=str(shards_dir),
@@ -137,3 +136,18 @@ def sweep(
             elsewhere=named_folder("--elsewhere", elsewhere),
         )
     run_sweep_verb(order, out, address, tracking_uri)
+
+
+def check_sweep(
+    recipe: str | None,
+    shards_dir: Path | str | None,
+    data: Path | str | None,
+    handovers: Sequence[str],
+    elsewhere: Sequence[str],
+    resume: bool,
+) -> None:
+    """UsageError for less than an order, and for an order beside --resume."""
+    if resume and (recipe or shards_dir or data or handovers or elsewhere):
+        raise click.UsageError("--resume takes the order from OUT; give --out, and --address or --tracking-uri")
+    if not resume and not (recipe and shards_dir and data):
+        raise click.UsageError("give RECIPE, --shards and --data, or --resume for a sweep that is in OUT already")
