@@ -18,6 +18,7 @@ import torch
 
 import maetrain.train.engine  # noqa: F401 (DeepSpeed's first import lets the linker talk; here nobody counts lines)
 from cluster import cli, session
+from cluster.arguments import recipe_and_overrides
 from data_shards.build import BuildConfig, build
 from data_shards.formats.index import ShardIndex
 from data_shards.preprocess import PreprocessConfig
@@ -374,7 +375,7 @@ def test_a_full_disk_is_one_line_and_our_own_mistakes_keep_their_traceback(
     ],
 )
 def test_the_recipe_may_be_left_out_before_overrides(recipe: str | None, overrides: tuple, want: tuple) -> None:
-    assert cli.recipe_and_overrides(recipe, overrides, "demo") == want
+    assert recipe_and_overrides(recipe, overrides, "demo") == want
 
 
 def test_every_command_is_a_click_command_with_a_short_help() -> None:
