@@ -85,7 +85,9 @@ def start(jobs_port: int, gcs_port: int, cpus: int | None) -> Head:
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
     command += ["--node-ip-address=127.0.0.1", f"--port={gcs_port}"]
     command += [f"--ray-client-server-port={_free_port()}"]  # always 10001 otherwise, which another head may have
+    agent_port = _free_port()  # always 52365 otherwise
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={jobs_port}"]
+    command += [f"--dashboard-agent-listen-port={agent_port}"]
     command += [] if cpus is None else [f"--num-cpus={cpus}"]
     folder().mkdir(parents=True, exist_ok=True)
     log = folder() / "head.log"
@@ -96,7 +98,7 @@ def start(jobs_port: int, gcs_port: int, cpus: int | None) -> Head:
     head = Head(process.pid, psutil.Process(process.pid).create_time(), jobs_port, gcs_port)
     (folder() / "head.json").write_text(json.dumps(head._asdict()))
     end = time.monotonic() + _START_S
-    while not _listens(jobs_port):
+    while not (_listens(jobs_port) and _listens(agent_port)):  # the agent is who starts jobs
         if process.poll() is not None or time.monotonic() > end:
             stop(head)
             raise InputError(f"Ray does not come up; the end of {log} says why")

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import click
 import ray
@@ -24,6 +25,7 @@ from data_shards.errors import InputError
 OUT = "maetrain.out"  # the key in a job's metadata
 _REACH_S = 10.0
 _ASK_EVERY_S = 1.0
+_AGENT_S = 60.0
 _TOKEN = "export RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH, a file with the token that the head was started with"
 for _name in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
     logging.getLogger(_name).setLevel(logging.ERROR)  # they narrate
@@ -64,6 +66,20 @@ def told(address: str) -> Iterator[None]:
         raise InputError(f"--address {address}: the cluster does not take this token; {_TOKEN}") from None
     except (ConnectionError, requests.exceptions.RequestException, RuntimeError, KeyError) as error:
         raise InputError(f"--address {address}: not what a job server of Ray answers ({_short(error)})") from None
+
+
+def launch(client: JobSubmissionClient, address: str, **job: Any) -> None:
+    """Submits it; again and again for a while where the head is up and its agent, which starts jobs, is not yet."""
+    end = time.monotonic() + _AGENT_S
+    with told(address):
+        while True:
+            try:
+                client.submit_job(**job)
+                return
+            except RuntimeError as error:
+                if "No available agent" not in str(error) or time.monotonic() > end:
+                    raise
+            time.sleep(_ASK_EVERY_S)
 
 
 def find(client: JobSubmissionClient, address: str, job_id: str) -> JobDetails:

@@ -17,7 +17,7 @@ from ray.job_submission import JobDetails
 
 from cluster.console import say
 from cluster.entrypoint import SENT_BY, check_words, next_id, passed_on, run_name, same_place, shell_command
-from cluster.jobs import OUT, all_jobs, connect, exit_code, follow, in_words, told, working_on
+from cluster.jobs import OUT, all_jobs, connect, exit_code, follow, in_words, launch, working_on
 from cluster.packing import packed, packed_recipe
 from data_shards.errors import InputError
 from maetrain.recipes.config import RunConfig
@@ -65,13 +65,14 @@ def submit(work: Work, around: Surroundings, address: str, is_followed: bool) ->
         _check_free(jobs, work.out, address)
         job_id = next_id(run_name(work.out), (job.submission_id or "" for job in jobs))
         runtime_env = {"env_vars": env} | ({"working_dir": str(folder)} if folder else {})
-        with told(address):
-            client.submit_job(
-                entrypoint=command,
-                submission_id=job_id,
-                runtime_env=runtime_env,
-                metadata={OUT: same_place(work.out)},
-            )
+        launch(
+            client,
+            address,
+            entrypoint=command,
+            submission_id=job_id,
+            runtime_env=runtime_env,
+            metadata={OUT: same_place(work.out)},
+        )
     say(f"{job_id}: {command}")
     if not is_followed:
         on = f"{job_id} --address {address}"

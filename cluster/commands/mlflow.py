@@ -6,13 +6,9 @@ from pathlib import Path
 
 import click
 
-_FILE = click.Path(path_type=Path, resolve_path=True, dir_okay=False)
-_FOLDER = click.argument(
-    "folder",
-    type=click.Path(path_type=Path, resolve_path=True, file_okay=False),
-    default="mlflow-server",
-    metavar="[FOLDER]",
-)
+from cluster.arguments import FILE, FOLDER, examples
+
+_FOLDER = click.argument("folder", type=FOLDER, default="mlflow-server", metavar="[FOLDER]")
 
 
 @click.group()
@@ -21,11 +17,12 @@ def mlflow() -> None:
 
 
 @mlflow.command(
-    epilog="\b\nExamples:\n"
-    "  maetrain mlflow up\n"
-    "  maetrain mlflow up --store sqlite:///out/mlflow.db\n"
-    "  maetrain mlflow up tracking/ --store postgresql://mlflow@db/mlflow --artifacts s3://bucket/mlflow --detach\n"
-    "  maetrain mlflow up tracking/ --host 0.0.0.0 --allowed-hosts box.lab --auth --password-file admin-password"
+    epilog=examples(
+        "maetrain mlflow up",
+        "maetrain mlflow up --store sqlite:///out/mlflow.db",
+        "maetrain mlflow up tracking/ --store postgresql://mlflow@db/mlflow --artifacts s3://bucket/mlflow --detach",
+        "maetrain mlflow up tracking/ --host 0.0.0.0 --allowed-hosts box.lab --auth --password-file admin-password",
+    )
 )
 @_FOLDER
 @click.option(
@@ -43,7 +40,7 @@ def mlflow() -> None:
 )
 @click.option("--auth", is_flag=True, help="Ask for a login. The first start makes the account --admin.")
 @click.option("--admin", default="admin", show_default=True, help="Name of that account.")
-@click.option("--password-file", type=_FILE, help="Its password, 12 characters or more; or MLFLOW_AUTH_ADMIN_PASSWORD.")
+@click.option("--password-file", type=FILE, help="Its password, 12 characters or more; or MLFLOW_AUTH_ADMIN_PASSWORD.")
 @click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Processes that answer.")
 @click.option("--detach", is_flag=True, help="Return when the server answers; `maetrain mlflow down` ends it.")
 def up(
@@ -101,7 +98,7 @@ def up(
             attend(running, folder)
 
 
-@mlflow.command(epilog="\b\nExamples:\n  maetrain mlflow down")
+@mlflow.command(epilog=examples("maetrain mlflow down"))
 @_FOLDER
 def down(folder: Path) -> None:
     """End the server of FOLDER with all its processes; runs and accounts stay."""
@@ -116,7 +113,7 @@ def down(folder: Path) -> None:
     say(f"{folder}: its MLflow server has ended")
 
 
-@mlflow.command(epilog="\b\nExamples:\n  maetrain mlflow status")
+@mlflow.command(epilog=examples("maetrain mlflow status"))
 @_FOLDER
 def status(folder: Path) -> None:
     """Say whether the server of FOLDER runs and answers; exit 1 if it does not."""

@@ -11,13 +11,17 @@ import ray
 
 
 class JobServer:
-    """`jobs`: what it lists. `submitted`: bodies that were posted. `uploads`: bytes of each package, in order."""
+    """`jobs`: what it lists. `submitted`: bodies that were posted. `uploads`: bytes of each package, in order.
+
+    `refusals`: how often a job is put off, as by a head that has just come up.
+    """
 
     def __init__(self, token: str | None = None, ray_version: str = ray.__version__) -> None:
         self.token, self.ray_version = token, ray_version
         self.jobs: list[dict[str, Any]] = []
         self.submitted: list[dict[str, Any]] = []
         self.uploads: list[bytes] = []
+        self.refusals = 0
         self.address = ""
 
     def answer(self, method: str, path: str, token: str | None, body: bytes) -> tuple[int, Any]:
@@ -35,6 +39,9 @@ class JobServer:
         if (method, path) == ("GET", "/api/jobs/"):
             return 200, self.jobs
         if (method, path) == ("POST", "/api/jobs/"):
+            if self.refusals:
+                self.refusals -= 1
+                return 500, "No available agent to submit job, please try again later."
             self.submitted.append(json.loads(body))
             submission_id = self.submitted[-1]["submission_id"]
             return 200, {"job_id": submission_id, "submission_id": submission_id}

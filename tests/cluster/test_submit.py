@@ -290,6 +290,18 @@ def test_two_jobs_on_one_run_are_refused(server: JobServer, run: Run, other: dic
     assert not server.submitted
 
 
+def test_a_head_that_has_just_come_up_is_asked_again(
+    server: JobServer, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "_ASK_EVERY_S", 0.01)
+    server.refusals = 2
+    assert run(*PRETRAIN, "--address", server.address)[0] == 0
+    assert sent(server)["submission_id"] == "mae-1"
+    monkeypatch.setattr(jobs, "_AGENT_S", 0.05)
+    server.refusals = 1000
+    mistake(run(*PRETRAIN, "--address", server.address), "No available agent")
+
+
 def test_a_run_goes_on_under_the_next_number(server: JobServer, run: Run) -> None:
     done = {"metadata": {"maetrain.out": "/data/runs/mae"}}
     server.jobs = [job("mae-1", "STOPPED", "x", **done), job("mae-2", "FAILED", "x", **done)]

@@ -5,88 +5,32 @@ import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 import requests
 
-from tests.docs.blocks import ROOT
+from tests.integration.local_head import Local, session_of
 from tests.integration.settings import TINY
+from tests.maetrain.tracking.stores import free_port
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(600)]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-class Local:
-    """The head of this module's tests, in a home of its own. `maetrain` runs the command line beside it."""
-
-    def __init__(self, home: Path) -> None:
-        self.home, self.port = home, free_port()
-        self.address = f"http://127.0.0.1:{self.port}"
-        self.token_path = home / ".maetrain" / "head" / "token"
-        self.env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        self.env |= {"HOME": str(home), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-        self.env |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-        # of the head, for --cluster-env
-        self.env |= {"A_SECRET": "hush-of-the-head"}
-
-    @property
-    def with_token(self) -> dict[str, str]:
-        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token_path)}
-
-    def maetrain(self, *words: object, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        """`env`: instead of the token's variables."""
-        env = self.env | (self.with_token if env is None else env)
-        command = [sys.executable, "-m", "cluster", *map(str, words)]
-        return subprocess.run(command, env=env, cwd=self.home, capture_output=True, text=True, timeout=300)
-
-    def submit(self, *words: object) -> subprocess.CompletedProcess[str]:
-        return self.maetrain("submit", *words, "--address", self.address)
-
-    def until(self, job: str, text: str, timeout_s: float = 240) -> str:
-        """The log of a job once `text` is in it."""
-        end = time.monotonic() + timeout_s
-        while text not in (log := self.maetrain("jobs", "logs", job, "--no-wait", "--address", self.address).stdout):
-            assert time.monotonic() < end, log
-            time.sleep(1)
-        return log
-
-    def session(self) -> set[int]:
-        """Processes of the head's session."""
-        leader = json.loads((self.home / ".maetrain" / "head" / "head.json").read_text())["session"]
-        return {pid for pid in psutil.pids() if _session_of(pid) == leader}
-
-
-def _session_of(pid: int) -> int | None:
-    try:
-        return os.getsid(pid)
-    except ProcessLookupError:
-        return None
 
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
     local = Local(tmp_path_factory.mktemp("home"))
-    up = local.maetrain(
-        *("cluster", "up", "--local", "--port", local.port, "--ray-port", free_port(), "--cpus", 2), env={}
-    )
     try:
-        assert up.returncode == 0, up.stderr + (local.home / ".maetrain" / "head" / "head.log").read_text()[-2000:]
-        assert local.address in up.stdout and str(local.token_path) in up.stdout
+        told = local.up()
+        assert local.address in told and str(local.token_path) in told
         yield local
     finally:
-        local.maetrain("cluster", "down", "--local")
+        local.down()
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +162,7 @@ def islander(local: Local) -> Iterator[Path]:
         yield folder
     finally:
         for pid in psutil.pids():
-            if _session_of(pid) == node.pid:
+            if session_of(pid) == node.pid:
                 os.kill(pid, signal.SIGKILL)
         node.wait(timeout=30)
 
@@ -240,6 +184,6 @@ def test_down_ends_all_of_it(local: Local) -> None:
     assert len(before) > 3
     down = local.maetrain("cluster", "down", "--local")
     assert down.returncode == 0 and "has ended" in down.stdout
-    assert not [pid for pid in before if _session_of(pid) is not None and psutil.Process(pid).status() != "zombie"]
+    assert not [pid for pid in before if session_of(pid) is not None and psutil.Process(pid).status() != "zombie"]
     assert local.maetrain("cluster", "status", "--local").returncode == 1
     assert local.maetrain("cluster", "down", "--local").stdout == "no head runs here\n"

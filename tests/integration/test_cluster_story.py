@@ -1,0 +1,227 @@
+"""The way of a user of a cluster: three plain `ray job submit`, runs on a tracking server, its pages in a browser.
+
+Real processes on loopback: a Ray head with token and job server, MLflow behind a login on PostgreSQL, its files on an
+S3 server. Screenshots go to the test's folder, or to the one that SCREENSHOTS names: `docs/img/` has them from there.
+"""
+
+import base64
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import boto3
+import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+from selenium import webdriver
+from selenium.webdriver.chrome.options import Options
+from selenium.webdriver.chrome.service import Service
+
+from tests.integration.local_head import Local
+from tests.integration.settings import TINY
+from tests.maetrain.tracking.stores import free_port, postgres, wait_for
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+pytestmark = [pytest.mark.deploy, pytest.mark.timeout(1800)]
+
+ADMIN, PASSWORD = "boss", "correct horse battery"
+BUCKET = "runs"
+STEPS = 3000
+
+
+@dataclass(frozen=True)
+class Site:
+    """What an operator has set up. `s3`: address of the store of artifacts."""
+
+    head: Local
+    tracking_uri: str
+    s3: str
+
+    def ray(self, *words: object, token: bool = True) -> subprocess.CompletedProcess[str]:
+        ray = [str(Path(sys.executable).with_name("ray")), "job", *map(str, words)]
+        env = self.head.env | (self.head.with_token if token else {"RAY_AUTH_MODE": "disabled"})
+        where = {"RAY_ADDRESS": self.head.address}
+        return subprocess.run(ray, env=env | where, cwd=self.head.home, capture_output=True, text=True, timeout=900)
+
+    def submit(self, *words: object, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+        return self.ray("submit", *options, "--", "maetrain", *words, "--address", "auto")
+
+    def done(self, *words: object) -> str:
+        """The log of a job that has to succeed."""
+        job = self.submit(*words)
+        assert job.returncode == 0 and "succeeded" in job.stdout, job.stdout + job.stderr
+        return job.stdout
+
+    def runs(self, experiment: str) -> list[Run]:
+        found = MlflowClient(self.tracking_uri).get_experiment_by_name(experiment)
+        assert found, experiment
+        return list(MlflowClient(self.tracking_uri).search_runs([found.experiment_id]))
+
+
+@pytest.fixture(scope="module")
+def patch() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory, patch: pytest.MonkeyPatch) -> Iterator[str]:
+    port = free_port()
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        patch.setenv(name, "testing")
+    patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    address = f"http://127.0.0.1:{port}"
+    patch.setenv("MLFLOW_S3_ENDPOINT_URL", address)
+    log = tmp_path_factory.mktemp("s3") / "log"
+    words = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with log.open("w") as file, subprocess.Popen(words, stdout=file, stderr=file) as server:
+        client = boto3.client("s3", endpoint_url=address)
+
+        def answers() -> bool:
+            try:
+                client.create_bucket(Bucket=BUCKET)
+            except Exception:
+                return False
+            return True
+
+        wait_for(answers, "the S3 server", server)
+        yield address
+        server.kill()
+
+
+@pytest.fixture(scope="module")
+def site(s3: str, tmp_path_factory: pytest.TempPathFactory, patch: pytest.MonkeyPatch) -> Iterator[Site]:
+    home, port = tmp_path_factory.mktemp("home"), free_port()
+    (home / "word").write_text(f"{PASSWORD}\n")
+    with postgres() as store:
+        patch.setenv("MLFLOW_TRACKING_USERNAME", ADMIN)
+        patch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
+        head = Local(home)
+        where = ["--store", store, "--artifacts", f"s3://{BUCKET}/maetrain", "--port", port]
+        login = ["--auth", "--admin", ADMIN, "--password-file", home / "word"]
+        try:
+            up = head.maetrain("mlflow", "up", home / "mlflow", *where, *login, "--detach")
+            assert up.returncode == 0, up.stdout + up.stderr
+            head.up()
+            yield Site(head, f"http://127.0.0.1:{port}", s3)
+        finally:
+            head.down()
+            head.maetrain("mlflow", "down", home / "mlflow")
+
+
+@pytest.fixture(scope="module")
+def shards(site: Site, small_archive: Path) -> Path:
+    assert "15 volumes" in site.done("shards", "build", small_archive, site.head.home / "shards")
+    return site.head.home / "shards"
+
+
+@pytest.fixture(scope="module")
+def pretrained(site: Site, shards: Path) -> Path:
+    """Stopped in the middle by `ray job stop`, and submitted again."""
+    out = site.head.home / "runs" / "mae"
+    settings = [*TINY, f"pretrain.steps={STEPS}", "pretrain.checkpoint_every=100000", "cluster.pretrain_workers=1"]
+    words = ("pretrain", "demo", "--shards", shards, "--out", out, "--tracking-uri", site.tracking_uri, *settings)
+    begun = site.submit(*words, options=("--no-wait", "--submission-id", "mae-by-hand"))
+    assert begun.returncode == 0, begun.stdout + begun.stderr
+
+    def trains() -> bool:
+        return (out / "curve.jsonl").exists() and len((out / "curve.jsonl").read_text().splitlines()) > 20
+
+    wait_for(trains, "the job")
+    site.ray("stop", "mae-by-hand")
+    assert len((out / "curve.jsonl").read_text().splitlines()) < STEPS
+    log = site.done(*words)
+    assert re.search(r"resumed at step [1-9]", log), log
+    return out
+
+
+@pytest.fixture(scope="module")
+def sweep(site: Site, shards: Path, pretrained: Path, small_archive: Path) -> Path:
+    out = site.head.home / "sweep"
+    words = ("sweep", "demo", "--shards", shards, "--data", small_archive, "--handover", pretrained / "handover")
+    site.done(*words, "--out", out, "--tracking-uri", site.tracking_uri, *TINY)
+    return out
+
+
+def test_without_the_token_nothing_is_taken(site: Site) -> None:
+    refused = site.ray("submit", "--", "maetrain", "--help", token=False)
+    assert refused.returncode != 0 and "Authentication required" in refused.stdout + refused.stderr, refused
+    assert MlflowClient(site.tracking_uri).search_experiments(), "while MLflow answers those with a login"
+
+
+def test_a_stopped_pretraining_is_one_run_with_each_step_once(site: Site, pretrained: Path) -> None:
+    (run,) = [run for run in site.runs("maetrain") if run.data.tags.get("kind") == "pretrain"]
+    points = MlflowClient(site.tracking_uri).get_metric_history(run.info.run_id, "loss")
+    steps = [point.step for point in points]
+    assert run.info.status == "FINISHED" and len(steps) == len(set(steps)) and max(steps) == STEPS
+
+
+def test_every_run_is_on_the_server_and_every_file_in_the_bucket(site: Site, sweep: Path) -> None:
+    runs = site.runs("maetrain")
+    (parent,) = [run for run in runs if run.data.tags.get("kind") == "sweep"]
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert len(children) == 3 * 2 * 2 and {run.info.status for run in runs} == {"FINISHED"}
+    assert {run.data.tags["arm"] for run in children} == {"scratch", "mae"}
+    listed = boto3.client("s3", endpoint_url=site.s3).list_objects_v2(Bucket=BUCKET)["Contents"]
+    keys = [item["Key"] for item in listed]
+    assert any(f"{parent.info.run_id}/artifacts/report/report.html" in key for key in keys), keys
+    for run in children:
+        assert any(f"{run.info.run_id}/artifacts/scores.csv" in key for key in keys)
+    assert not list(sweep.rglob("mlartifacts")) and not (sweep / "mlflow.db").exists()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[webdriver.Chrome]:
+    if not (CHROMIUM and DRIVER):
+        pytest.skip("needs chromium and chromedriver (Debian: chromium, chromium-driver)")
+    options = Options()
+    options.binary_location = str(CHROMIUM)
+    for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "window-size=1500,1000"):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
+    login = base64.b64encode(f"{ADMIN}:{PASSWORD}".encode()).decode()
+    driver.execute_cdp_cmd("Network.enable", {})
+    driver.execute_cdp_cmd("Network.setExtraHTTPHeaders", {"headers": {"Authorization": f"Basic {login}"}})
+    yield driver
+    driver.quit()
+
+
+def pages(site: Site) -> dict[str, tuple[str, list[str]]]:
+    """name -> (page, words that have to be on it)"""
+    runs = site.runs("maetrain")
+    (parent,) = [run for run in runs if run.data.tags.get("kind") == "sweep"]
+    jobs = sorted((run for run in runs if run.data.tags.get("budget") == "4"), key=lambda run: run.info.run_name)
+    two = [f'"{run.info.run_id}"' for run in jobs[:1] + jobs[-1:]]
+    experiment, run = parent.info.experiment_id, f"#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}"
+    return {
+        "mlflow-experiments": ("#/experiments", ["maetrain"]),
+        "mlflow-runs": (f"#/experiments/{experiment}/runs", [parent.info.run_name]),
+        "mlflow-compare": (
+            f'#/compare-runs?runs=[{",".join(two)}]&experiments=["{experiment}"]',
+            ["test_dice", "Comparing"],
+        ),
+        "mlflow-sweep": (f"{run}/model-metrics", ["dice"]),
+        "mlflow-report": (f"{run}/artifacts/report/report.html", ["report.html"]),
+    }
+
+
+def test_its_pages_open_without_an_error(site: Site, sweep: Path, browser: webdriver.Chrome, tmp_path: Path) -> None:
+    folder = Path(os.environ.get("SCREENSHOTS") or tmp_path)
+    for name, (page, words) in pages(site).items():
+        browser.get("about:blank")
+        browser.get(f"{site.tracking_uri}/{page}")
+        deadline = time.monotonic() + 60
+        while not all(word in browser.find_element("tag name", "body").text for word in words):
+            assert time.monotonic() < deadline, f"{name}: {browser.find_element('tag name', 'body').text[:2000]}"
+            time.sleep(0.5)
+        time.sleep(3)  # what comes in after the first words
+        browser.save_screenshot(str(folder / f"{name}.png"))
+        errors = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+        assert not errors, f"{name}: {errors}"
