@@ -1,4 +1,4 @@
-"""Prints what pyproject.toml in this folder asks for, with the extras named: installed before the code is there."""
+"""Prints what the pyproject.toml of this folder asks for, with the extras that are named, before the code is there."""
 
 import sys
 import tomllib
