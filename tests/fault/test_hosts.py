@@ -192,12 +192,14 @@ def test_a_killed_driver_is_started_again(
 def test_a_head_that_dies_and_comes_back(
     cluster: RayCluster, shards: Path, whole: dict[int, float], tmp_path: Path
 ) -> None:
-    with driver(cluster, shards, tmp_path / "run") as run:
-        run.reach(30)
+    # ranks go on until their nodes give the head up, after 15 s; a checkpoint a step, and they can't end the run by then
+    with driver(cluster, shards, tmp_path / "run", "pretrain.checkpoint_every=1") as run:
+        run.reach(10)
         cluster.kill_head(but=[run.group])
         assert run.wait(90) == 2
         assert "the Ray cluster is gone" in run.log.splitlines()[-1] and "Traceback" not in run.log
-    assert 30 <= run.step() < STEPS
+    wait_for_no_ranks(cluster, 60)
+    assert 10 <= run.step() < STEPS
     cluster.restart()
     assert_goes_on(cluster, shards, run, whole)
 
