@@ -37,10 +37,10 @@ class Local:
         command = [sys.executable, "-m", "cluster", *map(str, words)]
         return subprocess.run(command, env=env, cwd=self.home, capture_output=True, text=True, timeout=300)
 
-    def up(self) -> str:
-        """Starts it; returns what that says."""
+    def up(self, cpus: int = 2) -> str:
+        """Starts it, with as many cores as it is to say; returns what that says."""
         ports = ("--port", self.port, "--ray-port", free_port())
-        up = self.maetrain("cluster", "up", "--local", *ports, "--cpus", 2, env={})
+        up = self.maetrain("cluster", "up", "--local", *ports, "--cpus", cpus, env={})
         assert up.returncode == 0, up.stderr + (self.home / ".maetrain" / "head" / "head.log").read_text()[-2000:]
         return up.stdout
 

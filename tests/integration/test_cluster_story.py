@@ -1,4 +1,5 @@
-"""The way of a user of a cluster: three plain `ray job submit`, runs on a tracking server, its pages in a browser.
+"""The way of a user of a cluster: plain `ray job submit` of shards, pretraining and sweep, as the manifests' jobs have
+them; runs on a tracking server, its pages in a browser.
 
 Real processes on loopback: a Ray head with token and job server, MLflow behind a login on PostgreSQL, its files on an
 S3 server. Screenshots go to the test's folder, or to the one that SCREENSHOTS names: `docs/img/` has them from there.
@@ -23,6 +24,7 @@ from selenium import webdriver
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 
+from tests.deploy.manifests import build, of_kind
 from tests.integration.local_head import Local
 from tests.integration.settings import TINY
 from tests.maetrain.tracking.stores import free_port, postgres, wait_for
@@ -33,6 +35,10 @@ pytestmark = [pytest.mark.deploy, pytest.mark.timeout(1800)]
 ADMIN, PASSWORD = "boss", "correct horse battery"
 BUCKET = "runs"
 STEPS = 3000
+CPUS = 16  # that the head says it has: a manifest's ranks ask for 8 each
+SMALL = (*TINY, f"pretrain.steps={STEPS}", "pretrain.checkpoint_every=100000")
+FEW = ("sweep.seeds=[0,1]", "sweep.arms=[scratch,mae]", "sweep.cpus_per_job=8")  # two at a time
+LOCAL, BASE = "overlays/local/jobs", "base/jobs"
 
 
 @dataclass(frozen=True)
@@ -49,12 +55,19 @@ class Site:
         where = {"RAY_ADDRESS": self.head.address}
         return subprocess.run(ray, env=env | where, cwd=self.head.home, capture_output=True, text=True, timeout=900)
 
-    def submit(self, *words: object, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-        return self.ray("submit", *options, "--", "maetrain", *words, "--address", "auto")
+    def command(self, folder: str, job: str, data: Path) -> list[str]:
+        """The entrypoint of a RayJob of the manifests in `folder`, with our places for its own, made small."""
+        (entrypoint,) = [
+            manifest["spec"]["entrypoint"]
+            for manifest in of_kind(build(folder), "RayJob")
+            if manifest["metadata"]["name"] == job
+        ]
+        words = entrypoint.replace("/data/", f"{data}/").replace("http://mlflow:5000", self.tracking_uri).split()
+        return [*words, *({"pretrain": SMALL, "sweep": (*SMALL, *FEW)}.get(job, ()))]
 
-    def done(self, *words: object) -> str:
+    def done(self, words: list[str]) -> str:
         """The log of a job that has to succeed."""
-        job = self.submit(*words)
+        job = self.ray("submit", "--", *words)
         assert job.returncode == 0 and "succeeded" in job.stdout, job.stdout + job.stderr
         return job.stdout
 
@@ -108,7 +121,7 @@ def site(s3: str, tmp_path_factory: pytest.TempPathFactory, patch: pytest.Monkey
         try:
             up = head.maetrain("mlflow", "up", home / "mlflow", *where, *login, "--detach")
             assert up.returncode == 0, up.stdout + up.stderr
-            head.up()
+            head.up(CPUS)
             yield Site(head, f"http://127.0.0.1:{port}", s3)
         finally:
             head.down()
@@ -116,37 +129,39 @@ def site(s3: str, tmp_path_factory: pytest.TempPathFactory, patch: pytest.Monkey
 
 
 @pytest.fixture(scope="module")
-def shards(site: Site, small_archive: Path) -> Path:
-    assert "15 volumes" in site.done("shards", "build", small_archive, site.head.home / "shards")
-    return site.head.home / "shards"
+def data(site: Site, small_archive: Path) -> Path:
+    """The claim `data` of the manifests, with scans in it."""
+    (site.head.home / "data").mkdir()
+    (site.head.home / "data" / "scans").symlink_to(small_archive)
+    return site.head.home / "data"
 
 
 @pytest.fixture(scope="module")
-def pretrained(site: Site, shards: Path) -> Path:
+def shards(site: Site, data: Path) -> None:
+    assert "15 volumes" in site.done(site.command(LOCAL, "shards", data))
+
+
+@pytest.fixture(scope="module")
+def pretrained(site: Site, data: Path, shards: None) -> None:
     """Stopped in the middle by `ray job stop`, and submitted again."""
-    out = site.head.home / "runs" / "mae"
-    settings = [*TINY, f"pretrain.steps={STEPS}", "pretrain.checkpoint_every=100000", "cluster.pretrain_workers=1"]
-    words = ("pretrain", "demo", "--shards", shards, "--out", out, "--tracking-uri", site.tracking_uri, *settings)
-    begun = site.submit(*words, options=("--no-wait", "--submission-id", "mae-by-hand"))
+    out, words = data / "runs" / "mae", site.command(LOCAL, "pretrain", data)
+    begun = site.ray("submit", "--no-wait", "--submission-id", "mae-by-hand", "--", *words)
     assert begun.returncode == 0, begun.stdout + begun.stderr
 
     def trains() -> bool:
         return (out / "curve.jsonl").exists() and len((out / "curve.jsonl").read_text().splitlines()) > 20
 
-    wait_for(trains, "the job")
+    wait_for(trains, "the job", limit_s=600)
     site.ray("stop", "mae-by-hand")
     assert len((out / "curve.jsonl").read_text().splitlines()) < STEPS
-    log = site.done(*words)
+    log = site.done(words)
     assert re.search(r"resumed at step [1-9]", log), log
-    return out
 
 
 @pytest.fixture(scope="module")
-def sweep(site: Site, shards: Path, pretrained: Path, small_archive: Path) -> Path:
-    out = site.head.home / "sweep"
-    words = ("sweep", "demo", "--shards", shards, "--data", small_archive, "--handover", pretrained / "handover")
-    site.done(*words, "--out", out, "--tracking-uri", site.tracking_uri, *TINY)
-    return out
+def sweep(site: Site, data: Path, pretrained: None) -> Path:
+    site.done(site.command(LOCAL, "sweep", data))
+    return data / "sweeps" / "small"
 
 
 def test_without_the_token_nothing_is_taken(site: Site) -> None:
@@ -155,7 +170,7 @@ def test_without_the_token_nothing_is_taken(site: Site) -> None:
     assert MlflowClient(site.tracking_uri).search_experiments(), "while MLflow answers those with a login"
 
 
-def test_a_stopped_pretraining_is_one_run_with_each_step_once(site: Site, pretrained: Path) -> None:
+def test_a_stopped_pretraining_is_one_run_with_each_step_once(site: Site, pretrained: None) -> None:
     (run,) = [run for run in site.runs("maetrain") if run.data.tags.get("kind") == "pretrain"]
     points = MlflowClient(site.tracking_uri).get_metric_history(run.info.run_id, "loss")
     steps = [point.step for point in points]
@@ -170,7 +185,7 @@ def test_every_run_is_on_the_server_and_every_file_in_the_bucket(site: Site, swe
     assert {run.data.tags["arm"] for run in children} == {"scratch", "mae"}
     listed = boto3.client("s3", endpoint_url=site.s3).list_objects_v2(Bucket=BUCKET)["Contents"]
     keys = [item["Key"] for item in listed]
-    assert any(f"{parent.info.run_id}/artifacts/report/report.html" in key for key in keys), keys
+    assert any(f"{parent.info.run_id}/artifacts/report/index.html" in key for key in keys), keys
     for run in children:
         assert any(f"{run.info.run_id}/artifacts/scores.csv" in key for key in keys)
     assert not list(sweep.rglob("mlartifacts")) and not (sweep / "mlflow.db").exists()
@@ -208,7 +223,7 @@ def pages(site: Site) -> dict[str, tuple[str, list[str]]]:
             ["test_dice", "Comparing"],
         ),
         "mlflow-sweep": (f"{run}/model-metrics", ["dice"]),
-        "mlflow-report": (f"{run}/artifacts/report/report.html", ["report.html"]),
+        "mlflow-report": (f"{run}/artifacts/report/index.html", ["index.html"]),
     }
 
 
@@ -225,3 +240,13 @@ def test_its_pages_open_without_an_error(site: Site, sweep: Path, browser: webdr
         browser.save_screenshot(str(folder / f"{name}.png"))
         errors = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
         assert not errors, f"{name}: {errors}"
+
+
+def test_the_commands_of_the_base_run_too(site: Site, small_archive: Path) -> None:
+    """Those of the local overlay have run already. The GPU overlay's differ in settings, which tests/deploy reads."""
+    data = site.head.home / "base"
+    data.mkdir()
+    (data / "scans").symlink_to(small_archive)
+    for job in ("shards", "pretrain", "sweep"):
+        site.done([*site.command(BASE, job, data), *(["pretrain.steps=20"] if job == "pretrain" else [])])
+    assert (data / "sweeps" / "hippocampus" / "report" / "index.html").is_file()
