@@ -92,7 +92,7 @@ def start(jobs_port: int, gcs_port: int, cpus: int | None) -> Head:
     folder().mkdir(parents=True, exist_ok=True)
     log = folder() / "head.log"
     with log.open("w") as file:
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # nosec B603 # our own words
             command, env=env, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
         )
     head = Head(process.pid, psutil.Process(process.pid).create_time(), jobs_port, gcs_port)

@@ -26,7 +26,7 @@ OUT = "maetrain.out"  # the key in a job's metadata
 _REACH_S = 10.0
 _ASK_EVERY_S = 1.0
 _AGENT_S = 60.0
-_TOKEN = "export RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH, a file with the token that the head was started with"
+_REMEDY = "export RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH, a file with the token that the head was started with"
 for _name in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
     logging.getLogger(_name).setLevel(logging.ERROR)  # they narrate
 
@@ -62,8 +62,8 @@ def told(address: str) -> Iterator[None]:
         yield
     except AuthenticationError as error:
         if error.message.startswith("Authentication required"):
-            raise InputError(f"--address {address}: the cluster wants a token; {_TOKEN}") from None
-        raise InputError(f"--address {address}: the cluster does not take this token; {_TOKEN}") from None
+            raise InputError(f"--address {address}: the cluster wants a token; {_REMEDY}") from None
+        raise InputError(f"--address {address}: the cluster does not take this token; {_REMEDY}") from None
     except (ConnectionError, requests.exceptions.RequestException, RuntimeError, KeyError) as error:
         raise InputError(f"--address {address}: not what a job server of Ray answers ({_short(error)})") from None
 

@@ -19,11 +19,11 @@ from pathlib import Path
 from data_shards.errors import InputError
 from maetrain.tracking.database import check_database
 
-PASSWORD = "MLFLOW_AUTH_ADMIN_PASSWORD"
-_SECRET_KEY = "MLFLOW_FLASK_SERVER_SECRET_KEY"
+PASSWORD = "MLFLOW_AUTH_ADMIN_PASSWORD"  # nosec B105 # the name of a variable
+_SECRET_KEY = "MLFLOW_FLASK_SERVER_SECRET_KEY"  # nosec B105 # the name of a variable
 _KNOWN_TO_ALL = "password1234"  # the password that MLflow had by default, and refuses now
 _SHORTEST = 12  # characters; MLflow's own limit
-_EVERYWHERE = ("0.0.0.0", "::")
+_EVERYWHERE = ("0.0.0.0", "::")  # nosec B104 # to tell it when a user asks for it
 # Uvicorn kills a worker that leaves its ping unanswered for 5 s; on a busy machine MLflow's imports alone take longer
 _UVICORN = "--no-access-log --timeout-worker-healthcheck 120"
 

@@ -105,4 +105,5 @@ def _ray(*words: str) -> int:
     """Ray's own command line, as it is."""
     beside = Path(sys.executable).with_name("ray")
     program = str(beside) if beside.is_file() else shutil.which("ray") or "ray"
-    return subprocess.run([program, *words], env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}).returncode
+    env = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
+    return subprocess.run([program, *words], env=env).returncode  # nosec B603 # no shell; the words are the user's own

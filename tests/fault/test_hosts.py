@@ -192,7 +192,7 @@ def test_a_killed_driver_is_started_again(
 def test_a_head_that_dies_and_comes_back(
     cluster: RayCluster, shards: Path, whole: dict[int, float], tmp_path: Path
 ) -> None:
-    # ranks go on until their nodes give the head up, after 15 s; with a checkpoint a step they can't end the run by then
+    # ranks go on until their nodes give the head up, after 15 s; with a checkpoint a step they don't end by then
     with driver(cluster, shards, tmp_path / "run", "pretrain.checkpoint_every=1") as run:
         run.reach(10)
         cluster.kill_head(but=[run.group])

@@ -22,6 +22,11 @@ EXPLAINED = {
     r"tests/.*: .*://me:(secret|\.\*|\*\*\*)@.*": "the made-up login of tests that passwords are hidden",
     r"tests/deploy/test_policy\.py: .*\"secretName\": \"ray-token\".*": "the name of a Kubernetes Secret",
     r"tests/data_shards/loading/test_pretrain\.py: def test_\w+\(index\):": "a long name of a test",
+    r'cluster/mlflow_plan\.py: _?[A-Z_]+ = "MLFLOW_[A-Z_]+".*': "the name of a variable",
+    r"tests/.*PASSWORD = .*\"correct horse battery\"": "of servers that a test starts and ends",
+    r"tests/.*: .*A_SECRET.*(hush|of the file).*": "made up, to see that it is hidden",
+    r"tests/cluster/test_(entrypoint|submit)\.py: .*://\w*:?hush@.*": "made up, to see that it is refused",
+    r"tests/cluster/test_mlflow_plan\.py: .*:secret-of-the-database@.*": "made up, to see that it is hidden",
     r"benchmarks/shard_s3\.py: .*\"key\": \"nobody\", \"secret\": \"nothing\".*": "for moto, which asks for any login",
 }
 
