@@ -6,7 +6,6 @@ Ray is not started here: what can be known to be wrong is said before.
 import errno
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import pytest
 import torch
 
 import maetrain.train.engine  # noqa: F401 (DeepSpeed's first import lets the linker talk; here nobody counts lines)
-from cluster import cli, session
+from cluster import cli
 from cluster.arguments import recipe_and_overrides
 from data_shards.build import BuildConfig, build
 from data_shards.formats.index import ShardIndex
@@ -26,40 +25,17 @@ from maetrain.evaluate.metrics import EMPTY_MASK_RULE
 from maetrain.evaluate.model_folder import ModelContract, load_model, save_model
 from maetrain.evaluate.scores import read_scores, write_scores
 from maetrain.models.segmentation import NNFormer
+from tests.cluster.typed import Run, forbid_ray, mistake, typed
 
 from ..maetrain.report.builders import make_rows
 from ..maetrain.small import SMALL
 
-Run = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, tmp_path: Path) -> Run:
-    def no_ray(*_: object, **__: object) -> None:
-        raise AssertionError("Ray was started before the mistake was said")
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["maetrain", *map(str, words)])
-        capfd.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return (code, *capfd.readouterr())
-
-    monkeypatch.setattr(session.ray, "init", no_ray)
+    forbid_ray(monkeypatch, "Ray was started before the mistake was said")
     monkeypatch.chdir(tmp_path)
-    return run
-
-
-def mistake(outcome: tuple[int, str, str], *parts: object) -> None:
-    """Exit code 2 and exactly one line on stderr, with all `parts` in it."""
-    code, _, stderr = outcome
-    lines = stderr.splitlines()
-    assert code == 2 and len(lines) == 1 and lines[0].startswith("maetrain: "), outcome
-    for part in parts:
-        assert str(part) in lines[0], lines[0]
+    return typed(monkeypatch, capfd)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 """The verbs `predict` and `export-onnx` as they are typed."""
 
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import nibabel
@@ -9,31 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from cluster import cli
 from data_shards.preprocess import PreprocessConfig
 from maetrain.evaluate import onnx_export
 from maetrain.evaluate.model_folder import ModelContract, save_model
 from maetrain.models.segmentation import NNFormer
+from tests.cluster.typed import Run, typed
 
 from ..maetrain.small import SMALL
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, tmp_path: Path) -> Run:
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["maetrain", *map(str, words)])
-        capfd.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return (code, *capfd.readouterr())
-
     monkeypatch.chdir(tmp_path)
-    return run
+    return typed(monkeypatch, capfd)
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,8 @@ import io
 import re
 import shlex
 import socket
-import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,13 @@ import pytest
 import ray
 from ray.job_submission import JobSubmissionClient
 
-from cluster import cli, jobs, session
+from cluster import jobs
 from cluster.commands.submit import submit as submit_group
 from cluster.commands.train import pretrain, sweep
 from tests.cluster.job_server import JobServer, job, serving
+from tests.cluster.typed import Run, forbid_ray, mistake, typed
 from tests.command_line import parsed
 
-Run = Callable[..., tuple[int, str, str]]
 PRETRAIN = ("submit", "pretrain", "small", "--shards", "/data/shards", "--out", "/data/runs/mae", "--no-wait")
 
 
@@ -35,33 +34,11 @@ def server() -> Iterator[JobServer]:
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, tmp_path: Path) -> Run:
-    def no_ray(*_: object, **__: object) -> None:
-        raise AssertionError("a submission starts no Ray here")
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["maetrain", *map(str, words)])
-        capfd.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return (code, *capfd.readouterr())
-
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_MODE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(session.ray, "init", no_ray)
+    forbid_ray(monkeypatch, "a submission starts no Ray here")
     monkeypatch.chdir(tmp_path)
-    return run
-
-
-def mistake(outcome: tuple[int, str, str], *parts: object) -> None:
-    """Exit code 2 and exactly one line on stderr, with all `parts` in it."""
-    code, _, stderr = outcome
-    lines = stderr.splitlines()
-    assert code == 2 and len(lines) == 1 and lines[0].startswith("maetrain: "), outcome
-    for part in parts:
-        assert str(part) in lines[0], lines[0]
+    return typed(monkeypatch, capfd)
 
 
 def sent(server: JobServer) -> dict[str, Any]:

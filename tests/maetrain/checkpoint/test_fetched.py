@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from data_shards.errors import InputError
+from data_shards.formats import files
 from data_shards.formats.files import location
 from maetrain.checkpoint.fetched import fetched_handover
 from maetrain.checkpoint.handover import WEIGHTS, read_handover
@@ -42,3 +43,14 @@ def test_what_is_not_there_or_not_whole_is_refused_and_leaves_no_folder(place: P
     with pytest.raises(InputError, match="not the file the contract speaks of"):
         fetched_handover(place, tmp_path / "handovers")
     assert not (tmp_path / "handovers").exists() or not any((tmp_path / "handovers").iterdir())
+
+
+def test_a_bucket_that_does_not_answer_is_not_taken_for_an_empty_one(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_answer(*_: object, **__: object) -> None:
+        raise OSError("no answer within 60 s")
+
+    monkeypatch.setattr(files, "ask", no_answer)
+    with pytest.raises(InputError, match="can't be fetched: no answer within 60 s; look at the bucket and its keys"):
+        fetched_handover(place, tmp_path / "handovers")
