@@ -20,7 +20,7 @@ install: $(READY) ## make .venv and install everything at the pinned versions
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs,jpeg,s3]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs,jpeg,s3,server]'
 	touch $@
 
 demo: install    ## archive to report; DATA=folder in MSD or nnU-Net layout, OUT=folder, SET="key=value ..."
