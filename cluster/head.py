@@ -1,23 +1,18 @@
 """A Ray head of one's own on this machine: with a token, its job server on loopback, beside other Ray that runs here.
 
-`ray stop` ends every Ray process of its user. So this head runs in a session of its own, whose number is kept, and only
-that session is ended. What it keeps is in ~/.maetrain/head: token (mode 600), number and addresses, log.
+`ray stop` ends every Ray process of its user; here only the head's own are ended. What it keeps is in ~/.maetrain/head:
+token (mode 600), number and addresses, log.
 """
 
-import json
 import os
 import secrets
-import signal
 import socket
-import subprocess
 import sys
 import time
-from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-import psutil
-
+from cluster.detached import Detached, start_session
 from data_shards.errors import InputError
 
 STOP_WAIT_S = 60  # what `ray job stop` of plain Ray jobs waits for a checkpoint; Ray's own is 3
@@ -25,11 +20,8 @@ _START_S = 120.0
 _STOP_S = 30.0
 
 
-class Head(NamedTuple):
-    """`session`: number of its first process, which began at `started_s` of the clock."""
-
-    session: int
-    started_s: float
+@dataclass(frozen=True)
+class Head(Detached):
     jobs_port: int
     gcs_port: int
 
@@ -54,13 +46,7 @@ def token_path() -> Path:
 
 def running() -> Head | None:
     """The head that was started here, if it still runs."""
-    try:
-        head = Head(**json.loads((folder() / "head.json").read_text()))
-        process = psutil.Process(head.session)
-        same = abs(process.create_time() - head.started_s) < 1 and process.status() != psutil.STATUS_ZOMBIE
-    except (OSError, ValueError, TypeError, psutil.NoSuchProcess):
-        return None
-    return head if same else None
+    return Head.recorded(_record())
 
 
 def start(jobs_port: int, gcs_port: int, cpus: int | None) -> Head:
@@ -91,15 +77,12 @@ def start(jobs_port: int, gcs_port: int, cpus: int | None) -> Head:
     command += [] if cpus is None else [f"--num-cpus={cpus}"]
     folder().mkdir(parents=True, exist_ok=True)
     log = folder() / "head.log"
-    with log.open("w") as file:
-        process = subprocess.Popen(  # nosec B603 # our own words
-            command, env=env, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
-        )
-    head = Head(process.pid, psutil.Process(process.pid).create_time(), jobs_port, gcs_port)
-    (folder() / "head.json").write_text(json.dumps(head._asdict()))
+    with log.open("wb") as file:
+        head = Head(**asdict(start_session(command, env, file)), jobs_port=jobs_port, gcs_port=gcs_port)
+    head.write(_record())
     end = time.monotonic() + _START_S
     while not (_listens(jobs_port) and _listens(agent_port)):  # the agent is who starts jobs
-        if process.poll() is not None or time.monotonic() > end:
+        if not head.is_alive or time.monotonic() > end:
             stop(head)
             raise InputError(f"Ray does not come up; the end of {log} says why")
         time.sleep(0.2)
@@ -107,26 +90,12 @@ def start(jobs_port: int, gcs_port: int, cpus: int | None) -> Head:
 
 
 def stop(head: Head) -> None:
-    """SIGTERM to its first process, which ends the others; what is left of the session after it is killed."""
-    with suppress(ProcessLookupError):
-        os.kill(head.session, signal.SIGTERM)
-    end = time.monotonic() + _STOP_S
-    while head.session in _session(head.session) and time.monotonic() < end:
-        time.sleep(0.2)
-    for pid in _session(head.session):
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    (folder() / "head.json").unlink(missing_ok=True)
+    head.end(_STOP_S, through_first=True)
+    _record().unlink(missing_ok=True)
 
 
-def _session(number: int) -> list[int]:
-    """Its living processes."""
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error, ProcessLookupError, PermissionError):
-            if os.getsid(process.pid) == number and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process.pid)
-    return found
+def _record() -> Path:
+    return folder() / "head.json"
 
 
 def _free_port() -> int:

@@ -16,8 +16,9 @@ from mlflow.tracking import MlflowClient
 from moto.server import ThreadedMotoServer
 
 from cluster import mlflow_process
+from cluster.detached import Detached, start_session
 from cluster.mlflow_plan import ServerPlan
-from cluster.mlflow_process import LOG, RECORD, Running, attend, end_group, find, start
+from cluster.mlflow_process import LOG, RECORD, Running, attend, find, start
 from data_shards.errors import InputError
 from maetrain.tracking.mlflow_tracker import MlflowTracker, open_experiment
 from tests.maetrain.tracking.stores import free_port, postgres, wait_for
@@ -28,12 +29,12 @@ VERB = [sys.executable, "-c", "from cluster.cli import main; main()", "mlflow"]
 PASSWORD = "correct horse battery"
 
 
-def processes_of(group: int) -> list[psutil.Process]:
-    """That run, by another way than the program's own: all that have the first one's session."""
+def processes_of(session: int) -> list[psutil.Process]:
+    """Those that run."""
     found = []
     for process in psutil.process_iter():
         try:
-            if os.getsid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
         except (ProcessLookupError, psutil.NoSuchProcess):
             continue
@@ -50,7 +51,7 @@ def nothing_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
     monkeypatch.setattr(mlflow_process, "START_S", 600.0)  # the machine may be busy
     yield
     if (running := find(tmp_path / "server")) is not None:
-        end_group(running.group)
+        running.end(grace_s=15)
 
 
 def a_run_with_a_file(uri: str, tmp_path: Path) -> str:
@@ -78,12 +79,12 @@ def test_in_the_foreground_it_keeps_a_run_and_ctrl_c_ends_all_its_processes(tmp_
     assert a_run_with_a_file(f"http://127.0.0.1:{port}", tmp_path) == "0.5 0.25"
     assert len(list((folder / "artifacts").rglob("curve.txt"))) == 1
     running = find(folder)
-    assert running and len(processes_of(running.group)) >= 3  # mlflow, uvicorn, its workers
+    assert running and len(processes_of(running.session)) >= 3  # mlflow, uvicorn, its workers
     second = verb("up", folder)
     assert second.returncode == 2 and f"runs already, at http://127.0.0.1:{port}" in second.stderr
     up.send_signal(signal.SIGINT)
     assert up.wait(120) == 0 and "Traceback" not in up.stdout.read()
-    assert not processes_of(running.group) and not (folder / RECORD).exists()
+    assert not processes_of(running.session) and not (folder / RECORD).exists()
 
 
 @pytest.mark.deploy
@@ -109,7 +110,7 @@ def test_detached_on_postgresql_and_s3_it_asks_for_a_login_and_is_ended_by_down(
             assert running
             told = verb("status", folder)
             assert told.returncode == 0 and "MLflow answers at" in told.stdout
-            assert all(PASSWORD not in " ".join(process.cmdline()) for process in processes_of(running.group))
+            assert all(PASSWORD not in " ".join(process.cmdline()) for process in processes_of(running.session))
 
             for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
                 monkeypatch.delenv(name, raising=False)
@@ -128,7 +129,7 @@ def test_detached_on_postgresql_and_s3_it_asks_for_a_login_and_is_ended_by_down(
 
             down = verb("down", folder)
             assert down.returncode == 0 and "has ended" in down.stdout
-            assert not processes_of(running.group)
+            assert not processes_of(running.session)
             told = verb("status", folder)
             assert told.returncode == 1 and "no MLflow server runs" in told.stdout
             assert verb("down", folder).returncode == 0
@@ -179,7 +180,7 @@ def test_processes_that_are_deaf_to_sigterm_or_have_lost_their_parent_end_too(
     (tmp_path / RECORD).touch()
     with pytest.raises(InputError, match="MLflow ended: the last word"):
         attend(running, tmp_path)
-    assert not processes_of(running.group) and not (tmp_path / RECORD).exists()
+    assert not processes_of(running.session) and not (tmp_path / RECORD).exists()
 
 
 def test_a_server_that_down_has_ended_is_no_error_where_it_was_started(
@@ -188,12 +189,12 @@ def test_a_server_that_down_has_ended_is_no_error_where_it_was_started(
     monkeypatch.setattr(mlflow_process, "END_S", 0.5)
     running = group_of(PARENT + "time.sleep(1)", tmp_path)
     attend(running, tmp_path)  # no record: `down` removes it first
-    assert not processes_of(running.group)
+    assert not processes_of(running.session)
 
 
 def test_another_process_with_the_same_number_is_not_taken_for_the_server(tmp_path: Path) -> None:
     own = psutil.Process()
-    record = '{{"group": {}, "started": {}, "uri": "http://127.0.0.1:9"}}'
+    record = '{{"session": {}, "started_s": {}, "uri": "http://127.0.0.1:9"}}'
     (tmp_path / RECORD).write_text(record.format(own.pid, own.create_time() - 60))
     assert find(tmp_path) is None
     (tmp_path / RECORD).write_text(record.format(own.pid, own.create_time()))
@@ -207,8 +208,10 @@ def test_a_server_that_does_not_answer_in_time_leaves_no_process(
 ) -> None:
     monkeypatch.setattr(mlflow_process, "START_S", 0.0)
     plan = plan_in(tmp_path / "server")
-    groups: list[int] = []
-    monkeypatch.setattr(mlflow_process, "end_group", lambda group: (groups.append(group), end_group(group)))
+    started: list[Detached] = []
+    monkeypatch.setattr(
+        mlflow_process, "start_session", lambda *a, **k: started.append(start_session(*a, **k)) or started[0]
+    )
     with pytest.raises(InputError, match=r"does not answer 0 s after its start; .*server\.log tells why"):
         start(plan, None)
-    assert groups and not processes_of(groups[0])
+    assert started and not processes_of(started[0].session)
