@@ -35,7 +35,7 @@ test-faults: install ## kill ranks, hosts, head and driver, fill disks, cut netw
 test-long: install ## kills of a sweep, a short rain of kills, 64 processes at one tracking store, the guide; root, 20 min
 	$(BIN)/python -m pytest -m long
 
-test-deploy: install ## what needs root and Debian's buildah, mmdebstrap: the image
+test-deploy: install ## the image, jobs on a real head, MLflow on PostgreSQL and S3 in a browser, Prometheus; root, 45 min
 	$(BIN)/python -m pytest -m deploy --timeout 3600 -s
 
 image-test: install ## build the CPU image and run it, a small demo too; root, buildah; BASE=image (else Debian by mmdebstrap)

@@ -15,7 +15,9 @@ from data_shards.errors import InputError
 from maetrain.tracking.uri import without_secrets
 
 SENT_BY = "MAETRAIN_SENT_BY"
-_SECRET = re.compile(r"PASSW|PASSPHRASE|SECRET|TOKEN|CREDENTIAL|SALT|(^|_)KEY(_|$)", re.IGNORECASE)
+_SECRET = re.compile(
+    r"PASSW|PASSPHRASE|SECRET|TOKEN|CREDENTIAL|SALT|APIKEY|(^|_)(KEY|PWD|SAS|(PG)?PASS)(_|$)", re.IGNORECASE
+)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NOT_THERE = "is set neither in the environment of the head nor in --env-file"
 

@@ -23,9 +23,10 @@ def wait_for_gpus(cluster: ClusterConfig, resources: Resources) -> Resources:
         return resources
     say(f"waiting for {cluster.gpus} GPUs, up to {cluster.gpu_wait_s:g} s: the cluster has {resources.gpus:g}")
     deadline = time.monotonic() + cluster.gpu_wait_s
-    request_resources(bundles=[{"GPU": 1}] * cluster.gpus)
     try:
         while resources.gpus < cluster.gpus:
+            # each time: the wish is the cluster's, and another run that waits puts its own in place of it
+            request_resources(bundles=[{"GPU": 1}] * cluster.gpus)
             if time.monotonic() > deadline:
                 raise InputError(
                     f"cluster.gpus = {cluster.gpus}, and after {cluster.gpu_wait_s:g} s the cluster has "

@@ -79,13 +79,16 @@ def start(jobs_port: int, gcs_port: int, cpus: int | None) -> Head:
     log = folder() / "head.log"
     with log.open("wb") as file:
         head = Head(**asdict(start_session(command, env, file)), jobs_port=jobs_port, gcs_port=gcs_port)
-    head.write(_record())
-    end = time.monotonic() + _START_S
-    while not (_listens(jobs_port) and _listens(agent_port)):  # the agent is who starts jobs
-        if not head.is_alive or time.monotonic() > end:
-            stop(head)
-            raise InputError(f"Ray does not come up; the end of {log} says why")
-        time.sleep(0.2)
+    try:
+        head.write(_record())
+        end = time.monotonic() + _START_S
+        while not (_listens(jobs_port) and _listens(agent_port)):  # the agent is who starts jobs
+            if not head.is_alive or time.monotonic() > end:
+                raise InputError(f"Ray does not come up; the end of {log} says why")
+            time.sleep(0.2)
+    except BaseException:  # Ctrl-C, too
+        stop(head)
+        raise
     return head
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import aiohttp
 import click
 import ray
 import requests
@@ -107,15 +108,20 @@ def working_on(jobs: list[JobDetails], out: str) -> JobDetails | None:
 
 
 def follow(client: JobSubmissionClient, address: str, job_id: str) -> JobDetails:
-    """Prints the log until the job has ended. Ctrl-C leaves the job alone and says how to go on."""
+    """Prints the log until the job has ended. Ctrl-C leaves the job alone and says how to go on.
+
+    InputError, which says the same, where the connection is lost.
+    """
+    on = f"{job_id} --address {address}"
+    alone = f"{job_id} goes on without you; follow it: maetrain jobs logs {on}; stop it: maetrain jobs stop {on}"
     try:
-        with told(address):
-            asyncio.run(_tail(client, job_id))
+        asyncio.run(_tail(client, job_id))
         return wait(client, address, job_id)
     except KeyboardInterrupt:
-        on = f"{job_id} --address {address}"
-        say(f"\n{job_id} goes on without you; follow it: maetrain jobs logs {on}; stop it: maetrain jobs stop {on}")
+        say(f"\n{alone}")
         raise SystemExit(130) from None
+    except (OSError, RuntimeError, InputError, aiohttp.ClientError) as error:
+        raise InputError(f"--address {address}: the connection is lost ({_short(error)}); {alone}") from None
 
 
 async def _tail(client: JobSubmissionClient, job_id: str) -> None:

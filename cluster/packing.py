@@ -27,6 +27,10 @@ _KEYS = (".pem", ".key", ".p12")
 def packed(folder: Path, limit_mib: int = LIMIT_MIB) -> Iterator[Path]:
     """A copy of `folder` without what is left out. InputError above `limit_mib`, naming the largest file."""
     files = source_files(folder)
+    if not files:
+        raise InputError(
+            f"--working-dir {folder}: nothing to send in it: hidden, ignored by git, or data; leave it out"
+        )
     sizes = {path: (folder / path).stat().st_size for path in files}
     if (total := sum(sizes.values())) > limit_mib * 2**20:
         largest = max(sizes, key=lambda path: sizes[path])
@@ -52,7 +56,8 @@ def packed_recipe(recipe: Path) -> Iterator[Path]:
 def source_files(folder: Path) -> list[Path]:
     """Relative paths of what is packed, in order. Links are left out: they may lead anywhere."""
     left_out = (*_DATA, *_MODELS, *_KEYS)
-    found = [path for path in (_known_to_git(folder) or _walk(folder)) if not path.name.endswith(left_out)]
+    known = _known_to_git(folder)
+    found = [path for path in (_walk(folder) if known is None else known) if not path.name.endswith(left_out)]
     is_data = {parent: _holds_data(folder, parent) for path in found for parent in path.parents}
     return sorted(p for p in found if not any(is_data[up] for up in p.parents) and _is_file(folder / p))
 
@@ -69,13 +74,13 @@ def _holds_data(folder: Path, parent: Path) -> bool:
     return hidden_or_made or any((folder / parent / name).exists() for name in _DATA_FOLDER)
 
 
-def _known_to_git(folder: Path) -> list[Path]:
-    """Tracked files and those that git would track; none where this is no checkout, or there is no git."""
+def _known_to_git(folder: Path) -> list[Path] | None:
+    """Tracked files and those that git would track; None where this is no checkout, or there is no git."""
     if shutil.which("git") is None:
-        return []
+        return None
     asked = ["git", "-C", str(folder), "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     done = subprocess.run(asked, capture_output=True, text=True)  # nosec B603 # no shell; a folder that is there
-    return [Path(name) for name in done.stdout.split("\0") if name] if done.returncode == 0 else []
+    return [Path(name) for name in done.stdout.split("\0") if name] if done.returncode == 0 else None
 
 
 def _walk(folder: Path) -> list[Path]:

@@ -32,9 +32,12 @@ def check_storage(out: str, inputs: Mapping[str, str]) -> None:
     if not nodes:
         return
     probe = location(out) / f".probe-{uuid.uuid4().hex}"
-    probe.mkdir(parents=True, exist_ok=True)
     try:
-        (probe / "driver").write_text("driver")
+        try:
+            probe.mkdir(parents=True, exist_ok=True)
+            (probe / "driver").write_text("driver")
+        except OSError as error:
+            raise InputError(f"{out} cannot be written ({_why(error)}); make room, or give a place that can") from None
         complaints = _asked(nodes, str(probe), dict(inputs))
         for node, complaint in complaints.items():
             if complaint:
@@ -62,15 +65,23 @@ def complaint(probe: str, name: str, inputs: Mapping[str, str]) -> str | None:
         if not (folder / "driver").is_file():
             return f"{out} is not the folder that the driver sees (not mounted?); {_REMEDY}"
         (folder / name).write_text(name)
-        for place, option in inputs.items():
+    except OSError as error:
+        return f"{out} cannot be written ({_why(error)}); {_REMEDY}"
+    for place, option in inputs.items():
+        try:
             if not _is_read(location(place)):
                 return f"{option} {place} is not there or cannot be read; {_REMEDY}"
-    except OSError as error:
-        return f"{out} cannot be written ({error.strerror or type(error).__name__}); {_REMEDY}"
+        except OSError as error:
+            return f"{option} {place} cannot be read ({_why(error)}); {_REMEDY}"
     return None
 
 
 _complaint = ray.remote(num_cpus=0, max_retries=0)(complaint)
+
+
+def _why(error: OSError) -> str:
+    """Errors of a bucket have no number, and say what they have to say in their text."""
+    return error.strerror or " ".join(str(error).split()) or type(error).__name__
 
 
 def _is_read(place: Path) -> bool:

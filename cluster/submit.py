@@ -102,6 +102,11 @@ def _package(recipe: str | None, working_dir: Path | None) -> Iterator[tuple[Pat
                 raise InputError(f"{recipe} is not in --working-dir {working_dir}; move it there, or leave that out")
             recipe = f"./{path.relative_to(working_dir)}"
         with packed(working_dir) as folder:
+            if recipe is not None and is_file and not (folder / recipe).is_file():
+                raise InputError(
+                    f"{recipe} does not go along: --working-dir leaves out hidden files, what git ignores, and folders "
+                    "that hold data or runs; move it to another folder"
+                )
             yield folder, recipe
     elif recipe is not None and is_file:
         with packed_recipe(Path(recipe)) as folder:

@@ -64,7 +64,7 @@ def cluster_down(file: Path | None, local: bool) -> None:
 def cluster_status(file: Path | None, local: bool) -> None:
     """Nodes, what they have, and what is in use; exit 1 where none runs."""
     if not _is_local(file, local):
-        sys.exit(_ray("exec", str(file), "ray status"))
+        sys.exit(_ray("exec", str(file), "RAY_AUTH_MODE=token ray status"))
     from cluster.head import running, token_path
 
     head = running()

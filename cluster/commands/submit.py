@@ -14,12 +14,17 @@ from cluster.commands.train import check_sweep, pretrain, sweep
 
 
 class OnCluster(click.ParamType):
-    """A place on the cluster's machines, passed on as it stands; in NAME=FOLDER what is behind the sign."""
+    """A place on the cluster's machines, passed on as it stands. `is_named`: NAME= may be before it."""
 
     name = "place"
 
+    def __init__(self, is_named: bool = False) -> None:
+        self.is_named = is_named
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if not value.rpartition("=")[2].startswith("/") and "://" not in value:
+        name, sign, behind = value.partition("=")
+        place = behind if self.is_named and sign and "/" not in name else value
+        if not place.startswith("/") and "://" not in place:
             self.fail(f"{value}: paths are those of the cluster's machines; give a whole path, /...", param, ctx)
         return value
 
@@ -77,7 +82,7 @@ def _on_cluster(parameter: click.Parameter) -> click.Parameter:
     """A copy that does not look for the place on this machine."""
     theirs = copy.copy(parameter)
     if isinstance(theirs.type, (click.Path, Place)) or "FOLDER" in (theirs.metavar or ""):
-        theirs.type = OnCluster()
+        theirs.type = OnCluster(is_named="=" in (theirs.metavar or ""))
     return theirs
 
 

@@ -76,7 +76,11 @@ def test_a_command_without_a_password_is_let_through() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS_KEY", "RAY_AUTH_TOKEN", "MAETRAIN_SALT", "API_KEY"]
+    "name",
+    [
+        *("MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS_KEY", "RAY_AUTH_TOKEN", "MAETRAIN_SALT", "API_KEY"),
+        *("APIKEY", "DB_PWD", "AZURE_SAS", "PGPASS", "SMTP_PASS"),
+    ],
 )
 def test_a_secret_of_this_machine_is_not_passed_on(name: str) -> None:
     with pytest.raises(InputError, match=f"--cluster-env {name}") as refused:
@@ -90,7 +94,7 @@ def test_a_password_inside_a_value_is_not_passed_on() -> None:
 
 
 def test_plain_variables_are_passed_on_and_missing_ones_told() -> None:
-    here = {"NCCL_SOCKET_IFNAME": "eth1", "KEYBOARD": "de", "OTHER": "1"}
+    here = {"NCCL_SOCKET_IFNAME": "eth1", "KEYBOARD": "de", "PASSES": "2", "OTHER": "1"}
     assert passed_on(["NCCL_SOCKET_IFNAME", "KEYBOARD"], here) == {"NCCL_SOCKET_IFNAME": "eth1", "KEYBOARD": "de"}
     with pytest.raises(InputError, match="--env NOT_HERE: not set here"):
         passed_on(["NOT_HERE"], here)

@@ -37,7 +37,8 @@ def test_a_run_waits_until_its_gpus_are_there_and_asks_an_autoscaler_for_them(
     monkeypatch.setattr(gather, "resources_now", lambda: next(answers))
     cluster = load_recipe("demo", ("cluster.gpus=2",)).cluster
     assert gather.wait_for_gpus(cluster, Resources(8, 0)) == Resources(8, 3)
-    assert asked == [[{"GPU": 1}, {"GPU": 1}], []], "asked for two, and not for longer than it waited"
+    wish = [{"GPU": 1}, {"GPU": 1}]
+    assert asked == [wish, wish, wish, []], "two, again at each look, and not for longer than it waited"
     assert "waiting for 2 GPUs, up to 900 s: the cluster has 0" in capsys.readouterr().out
 
 

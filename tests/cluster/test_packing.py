@@ -56,6 +56,13 @@ def test_what_git_ignores_stays_here(tree: Path) -> None:
     assert {str(path) for path in source_files(tree)} == {*KEPT} - {"pkg/module.py"}
 
 
+def test_a_folder_that_git_ignores_is_not_sent(tree: Path) -> None:
+    subprocess.run(["git", "init", "-q", tree.parent], check=True)
+    (tree.parent / ".gitignore").write_text(f"{tree.name}/\n")
+    with pytest.raises(InputError, match="nothing to send in it: hidden, ignored by git, or data"), packed(tree):
+        pass
+
+
 def test_a_tree_above_the_limit_is_told_before_it_is_copied(tree: Path) -> None:
     (tree / "pkg" / "large.bin").write_bytes(bytes(3 * 2**20))
     with (

@@ -54,6 +54,18 @@ def test_a_node_that_cannot_read_says_which_option(probe: Path, tmp_path: Path) 
     assert said and f"--data {tmp_path / 'scans'} is not there" in said
 
 
+@pytest.mark.parametrize("error", [PermissionError("AccessDenied"), OSError(116, "Stale file handle")])
+def test_a_place_that_gives_an_error_is_named_and_not_out(
+    probe: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    def fail(_: Path) -> bool:
+        raise error
+
+    monkeypatch.setattr(storage, "_is_read", fail)
+    said = complaint(str(probe), "n1", {"/s": "--shards"})
+    assert said and said.startswith(f"--shards /s cannot be read ({error.strerror or 'AccessDenied'})")
+
+
 def test_only_other_living_nodes_with_cores_are_asked() -> None:
     nodes = [node("a"), node("b"), node("c", cpus=0), node("d", is_alive=False), node("e")]
     assert list(worker_nodes(nodes, but=HERE).values()) == ["b" * 8, "e" * 8]
@@ -84,6 +96,14 @@ def test_the_driver_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mo
     nodes = Nodes(monkeypatch, "b", "c")
     check_storage(str(tmp_path / "out"), {"/s": "--shards"})
     assert nodes.asked == [{"/s": "--shards"}] and not list((tmp_path / "out").iterdir())
+
+
+def test_a_driver_that_cannot_write_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Nodes(monkeypatch, "b")
+    monkeypatch.setattr(Path, "write_text", lambda *_: (_ for _ in ()).throw(PermissionError("AccessDenied")))
+    with pytest.raises(InputError, match=r"out cannot be written \(AccessDenied\)"):
+        check_storage(str(tmp_path / "out"), {})
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_one_machine_alone_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

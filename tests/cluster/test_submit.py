@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import click
 import pytest
 import ray
@@ -189,6 +190,7 @@ def test_a_sweep_without_an_order_is_told(run: Run) -> None:
     [
         ("pretrain", ("small", "--shards", "shards", "--out", "/o")),
         ("pretrain", ("small", "--shards", "/s", "--out", "runs/mae")),
+        ("pretrain", ("small", "--shards", "/s", "--out", "x=/y")),
         ("sweep", ("small", "--shards", "/s", "--data", "/d", "--out", "/o", "--handover", "mae=runs/mae/handover")),
         ("shards", ("scans", "/o")),
         ("pretrain", ("small", "--shards", "/s", "--out", "/o", "--env-file", "secrets.env")),
@@ -323,3 +325,41 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_stop_it(
     code, stdout, stderr = run(*(w for w in PRETRAIN if w != "--no-wait"), "--address", server.address)
     assert (code, stderr) == (130, "") and "a line\n" in stdout
     assert re.search(r"goes on without you.*maetrain jobs stop mae-1 --address http", stdout)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("WebSocket connection closed with code 1006"), aiohttp.ClientError("cut"), OSError("reset")]
+)
+def test_a_lost_connection_is_not_taken_for_the_end_of_the_job(
+    server: JobServer, run: Run, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    async def cut(*_: object) -> Any:
+        yield "a line\n"
+        raise error
+
+    monkeypatch.setattr(JobSubmissionClient, "tail_job_logs", cut)
+    outcome = run(*(w for w in PRETRAIN if w != "--no-wait"), "--address", server.address)
+    mistake(outcome, "the connection is lost", str(error), "mae-1 goes on without you", "maetrain jobs logs mae-1")
+    assert "a line\n" in outcome[1]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("pretrain", "small", "--shards", "/data/set=1/shards", "--out", "s3://runs/set=1/x"),
+        ("sweep", "small", "--shards", "/s", "--data", "/d", "--out", "/o", "--handover", "mae=/data/set=1/handover"),
+        ("sweep", "small", "--shards", "/s", "--data", "/d", "--out", "/o", "--handover", "/data/set=1/handover"),
+    ],
+)
+def test_a_whole_path_may_have_an_equals_sign(server: JobServer, run: Run, words: tuple[str, ...]) -> None:
+    assert run("submit", *words, "--no-wait", "--address", server.address)[0] == 0
+    assert words[-1] in sent(server)["entrypoint"]
+
+
+def test_a_recipe_that_would_stay_here_is_told(server: JobServer, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "train.py").touch()
+    (tmp_path / "runs" / "mine.yaml").write_text("{}")
+    words = [*("runs/mine.yaml" if w == "small" else w for w in PRETRAIN), "--working-dir", "."]
+    mistake(run(*words, "--address", server.address), "runs/mine.yaml does not go along", "another folder")
+    assert not server.submitted and not server.uploads

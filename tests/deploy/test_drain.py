@@ -68,11 +68,13 @@ def test_ranks_and_the_driver_are_told_and_waited_for(script: Path, processes: P
     told = {
         "ray::RayTrainWorker.execute",
         "/usr/bin/python /usr/local/bin/maetrain pretrain small --out /data/runs/mae",
+        "python -m cluster pretrain ./mine.yaml --out /data/runs/own",
     }
     spared = {
         "ray::IDLE",
         "ray::TrainController.run",
         "sh -c maetrain pretrain small --out /data/runs/mae",
+        "/bin/sh -c python -m cluster pretrain ./mine.yaml --out /data/runs/own",
         "/usr/local/lib/ray/raylet --node_ip_address=10.0.0.1",
         "tail -f /data/runs/maetrain/log",
     }

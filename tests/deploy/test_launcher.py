@@ -3,6 +3,7 @@
 import copy
 import shlex
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
@@ -64,3 +65,16 @@ def test_a_wrong_file_is_told_before_ray_sees_it(
         cli.main()
     lines = capfd.readouterr().err.splitlines()
     assert stop.value.code == 2 and len(lines) == 1 and part in lines[0]
+
+
+def test_the_status_of_machines_is_asked_with_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the head, where `ray status` looks for ~/.ray/auth_token only in this mode."""
+    asked: list[list[str]] = []
+    monkeypatch.setattr(
+        "cluster.commands.cluster.subprocess.run",
+        lambda words, **_: asked.append(words) or SimpleNamespace(returncode=0),
+    )
+    monkeypatch.setattr(sys, "argv", ["maetrain", "cluster", "status", str(FILE)])
+    with pytest.raises(SystemExit, match="0"):
+        cli.main()
+    assert [words[1:] for words in asked] == [["exec", str(FILE), "RAY_AUTH_MODE=token ray status"]]

@@ -17,9 +17,13 @@ SCRIPT = ROOT / "deploy" / "slurm" / "maetrain.sbatch"
 STUBS = {
     "scontrol": 'echo "scontrol $*" >> "$CALLS"; [ "$1" != show ] || printf "node1\\nnode2\\n"',
     "srun": """
-while [ "${1#-}" != "$1" ]; do [ "$1" != -w ] || shift; shift; done
+cores=1
+while [ "${1#-}" != "$1" ]; do
+    case "$1" in -w) shift ;; --cpus-per-task=*) cores=${1#*=} ;; esac
+    shift
+done
 [ "$1" != hostname ] || { echo "10.9.8.7 192.168.0.1"; exit 0; }
-echo "$* token=$(stat -c %a "$RAY_AUTH_TOKEN_PATH")/$(wc -c < "$RAY_AUTH_TOKEN_PATH")" >> "$CALLS"
+echo "$* cores=$cores token=$(stat -c %a "$RAY_AUTH_TOKEN_PATH")/$(wc -c < "$RAY_AUTH_TOKEN_PATH")" >> "$CALLS"
 trap 'echo "daemon ended" >> "$CALLS"; exit 0' TERM
 while :; do sleep 0.1; done
 """,
@@ -70,6 +74,7 @@ def test_head_nodes_and_command_are_started_and_ended(env: dict[str, str], tmp_p
     started = sorted(call for call in calls if call.startswith("ray start"))
     assert "--address=10.9.8.7:24321" in started[0] and "--head" not in started[0]
     assert "--head --node-ip-address=10.9.8.7 --port=24321 --dashboard-host=127.0.0.1" in started[1]
+    assert all("cores=16" in call for call in started), "srun would give each step one core"
     assert all("--num-cpus=16 --num-gpus=4" in call and call.endswith("token=600/64") for call in started)
     assert "maetrain pretrain small a=[1, 2] --address 10.9.8.7:24321 secret=none" in calls
     assert not list((tmp_path / ".maetrain" / "slurm").iterdir()), "the token goes with the job"
