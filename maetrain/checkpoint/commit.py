@@ -115,14 +115,23 @@ def commit(folder: Path, manifest: CheckpointManifest) -> None:
     """The moment from which the checkpoint counts. Raises OSError; Lost where files of it have been swept away.
 
     So a group that was given up while it wrote can't pass off what its successor swept as a checkpoint, and then remove
-    the whole one before it.
+    the whole one before it. It looks again behind the manifest: its machine may have stood still before that.
     """
-    there = {path.name for path in listed(folder)}
-    if missing := [file.name for file in manifest.files if file.name not in there]:
-        raise Lost(f"{folder / missing[0]}: is gone; another start of the run has swept it away")
+    _check_not_swept(folder, manifest)
     text = manifest.model_dump_json(indent=1)
     before, key, after = text.rpartition('"own_sha256": "')
     write_text(folder / MANIFEST, before + key + hashlib.sha256(text.encode()).hexdigest() + after)
+    try:
+        _check_not_swept(folder, manifest)
+    except Lost:
+        remove(folder)
+        raise
+
+
+def _check_not_swept(folder: Path, manifest: CheckpointManifest) -> None:
+    there = {path.name for path in listed(folder)}
+    if missing := [file.name for file in manifest.files if file.name not in there]:
+        raise Lost(f"{folder / missing[0]}: is gone; another start of the run has swept it away")
 
 
 @cache

@@ -43,6 +43,7 @@ Moment = Literal[
     "part end",  # it is there, nobody knows
     "texts",  # all ranks' files are there; before curve and events
     "manifest",  # all but the manifest is there
+    "manifest checked",  # the files are looked for, the manifest is not written
     "manifest half",  # half of it is there, under its temporary name
     "committed",  # it is there
     "tidied half",  # copies are written, half of the first folder to be removed is gone
@@ -112,6 +113,7 @@ def strike(fault: Fault) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
     if fault.do == "pause":
         os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(0.5)  # the kernel stops this thread only after another has heard of it
     if fault.do == "sleep":
         time.sleep(3600)
     if fault.do == "hold":  # hours in C, with the interpreter's lock held
@@ -204,8 +206,8 @@ def _in_restore(faults: Planted) -> None:
 
 
 def _in_saving(faults: Planted) -> None:
-    write_part, write_texts, put_manifest, remove = (
-        saving.write_rank_file, saving.write_text_file, saving.commit, commit.remove,
+    write_part, write_texts, put_manifest, write_manifest, remove = (
+        saving.write_rank_file, saving.write_text_file, saving.commit, commit.write_text, commit.remove,
     )  # fmt: skip
 
     def part(folder: Path, rank: int, tensors: dict) -> CheckpointFile:
@@ -236,6 +238,10 @@ def _in_saving(faults: Planted) -> None:
         put_manifest(folder, content)
         faults.come("committed", content.step)
 
+    def after_check(path: Path, text: str) -> None:
+        faults.come("manifest checked", step_of(path.parent))
+        write_manifest(path, text)
+
     def half_removed(path: Path) -> None:
         if any(fault.is_due("tidied half", faults.rank, faults.step) for fault in faults.plan.faults):
             with contextlib.suppress(StopIteration):
@@ -246,6 +252,7 @@ def _in_saving(faults: Planted) -> None:
     saving.write_rank_file = part
     saving.write_text_file = texts
     saving.commit = manifest
+    commit.write_text = after_check
     commit.remove = half_removed
 
 

@@ -187,18 +187,19 @@ def test_a_group_that_was_given_up_and_comes_back_does_no_harm_to_its_successor(
 
 
 @pytest.mark.faults
+@pytest.mark.parametrize("moment", ["manifest", "manifest checked"])
 def test_a_group_that_was_given_up_does_not_put_a_manifest_where_its_files_are_gone(
-    index: ShardIndex, whole: list[str], tmp_path: Path
+    moment: str, index: ShardIndex, whole: list[str], tmp_path: Path
 ) -> None:
     """Its successor has swept them and dies, and so does the group: there is still a checkpoint to go on from."""
     setup = setup_of(index, tmp_path / "run", keep_checkpoints=1, storage_timeout_s=1)
-    faults = [Fault(at="manifest", do="pause", rank=0, step=12, last=17), at("forward", 1, 9)]
+    pause = Fault(at=moment, do="pause", rank=0, step=12, last=17)  # type: ignore[arg-type]
     slow = Fault(at="update", do="slow", rank=0, step=13, last=STEPS, seconds=0.5)  # it shall die before its next one
     checkpoints = tmp_path / "run" / "checkpoints"
-    with Group(setup, 2, [faults[0], slow], name="given-up") as given_up:
+    with Group(setup, 2, [pause, slow], name="given-up") as given_up:
         given_up.until(lambda: "fault: pause" in given_up.log(), 60, "pause")
         (paused,) = (folder for folder in checkpoints.iterdir() if not (folder / MANIFEST).is_file())
-        with Group(setup, 2, [faults[1]]) as successor:
+        with Group(setup, 2, [at("forward", 1, 9)]) as successor:
             assert KILL in successor.wait(), successor.tails()
         assert not paused.exists()
         given_up.signal(0, signal.SIGCONT)

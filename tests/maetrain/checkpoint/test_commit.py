@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from maetrain.checkpoint import commit
 from maetrain.checkpoint.commit import (
     MANIFEST,
     newest_committed,
@@ -15,6 +16,7 @@ from maetrain.checkpoint.commit import (
     step_of,
     sweep_orphans,
 )
+from maetrain.checkpoint.writer import Lost
 
 from .builders import ATTEMPT, write_checkpoint
 
@@ -166,6 +168,21 @@ def test_a_damaged_checkpoint_goes_when_its_step_is_written_again(tmp_path: Path
     retain(tmp_path, 2, newest=write_checkpoint(tmp_path, 2))
     found = newest_committed(tmp_path)
     assert found.path == step_dir(tmp_path, 2, ATTEMPT) and found.skipped == ()
+
+
+def test_a_manifest_that_comes_after_the_sweep_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writer stood still between its look and its manifest; a start swept meanwhile."""
+    write_checkpoint(tmp_path, 1)
+    write = commit.write_text
+
+    def write_late(path: Path, text: str) -> None:
+        sweep_orphans(tmp_path)
+        write(path, text)
+
+    monkeypatch.setattr(commit, "write_text", write_late)
+    with pytest.raises(Lost, match=r"rank-00000\.safetensors: is gone"):
+        write_checkpoint(tmp_path, 2)
+    assert steps_in(tmp_path) == [1] and newest_committed(tmp_path).skipped == ()
 
 
 def test_a_start_sweeps_every_folder_that_was_never_committed(tmp_path: Path) -> None:
