@@ -17,7 +17,15 @@ KUSTOMIZATIONS = tuple(
         if yaml.safe_load(file.read_text())["kind"] == "Kustomization"
     )
 )
-PLATFORMS = ("base", "overlays/gpu", "overlays/kueue", "overlays/local", "overlays/volcano")
+PLATFORMS = (
+    "base",
+    "overlays/gpu",
+    "overlays/gpu-kueue",
+    "overlays/kueue",
+    "overlays/local",
+    "overlays/volcano",
+)
+GPU = ("overlays/gpu", "overlays/gpu-kueue")
 
 Manifest = dict[str, Any]
 

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from ray._private.ray_constants import DEFAULT_OBJECT_STORE_MEMORY_PROPORTION
 
-from tests.deploy.manifests import KUSTOMIZATIONS, PLATFORMS, Manifest, build, name_of, of_kind, pods
+from tests.deploy.manifests import GPU, KUSTOMIZATIONS, PLATFORMS, Manifest, build, name_of, of_kind, pods
 
 UNITS = {"": 1, "m": 1e-3, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 Amounts = Counter[str]  # "requests.cpu" and the like -> cores, bytes, GPUs
@@ -49,7 +49,7 @@ def test_the_quota_has_room_for_the_platform_and_any_one_job_at_its_largest(fold
         needed += of_containers(job["spec"]["submitterPodTemplate"]["spec"]["containers"])
         counted = {name for name in needed if name in hard}
         assert {"requests.cpu", "requests.memory", "limits.cpu", "limits.memory"} <= counted
-        assert ("requests.nvidia.com/gpu" in hard) == (folder == "overlays/gpu")
+        assert ("requests.nvidia.com/gpu" in hard) == (folder in GPU)
         too_much = {name: (needed[name], hard[name]) for name in counted if needed[name] > hard[name]}
         assert too_much == {}, name_of(job)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.deploy.manifests import K8S, PLATFORMS, Manifest, Pod, build, name_of, of_kind, pods
+from tests.deploy.manifests import GPU, K8S, PLATFORMS, Manifest, Pod, build, name_of, of_kind, pods
 
 COMPONENT = "app.kubernetes.io/component"
 ANY = 0  # every port
@@ -78,9 +78,9 @@ def test_what_one_end_may_send_the_other_may_receive_and_nothing_else_flows(fold
     received = {(other, own, port, outside) for own, other, port, outside in flows(policies, found, "from")}
     inside = {flow[:3] for flow in sent if not flow[3]}
     assert inside == {flow[:3] for flow in received if not flow[3]} == FLOWS
-    gpu = folder == "overlays/gpu"
-    assert {flow[:3] for flow in received if flow[3]} == FROM_OUTSIDE | (INGRESS if gpu else set())
-    assert {flow[:3] for flow in sent if flow[3]} == TO_OUTSIDE | (AUTOSCALER if gpu else set())
+    assert {flow[:3] for flow in received if flow[3]} == FROM_OUTSIDE | (INGRESS if folder in GPU else set())
+    autoscaler = AUTOSCALER if folder == "overlays/gpu" else set()
+    assert {flow[:3] for flow in sent if flow[3]} == TO_OUTSIDE | autoscaler
 
 
 @pytest.mark.parametrize("folder", PLATFORMS)
@@ -144,7 +144,7 @@ def specs_with(node: Any, key: str) -> Iterator[Manifest]:
 def test_the_one_way_in_is_an_ingress_to_mlflow_under_tls(folder: str) -> None:
     manifests = build(folder)
     ingresses = of_kind(manifests, "Ingress")
-    assert len(ingresses) == (folder == "overlays/gpu")
+    assert len(ingresses) == (folder in GPU)
     for ingress in ingresses:
         secured = {host for tls in ingress["spec"]["tls"] for host in tls["hosts"] if tls["secretName"]}
         assert "defaultBackend" not in ingress["spec"]

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.deploy.manifests import K8S, KUSTOMIZATIONS, PLATFORMS, Manifest, Pod, build, of_kind, pods
+from tests.deploy.manifests import GPU, K8S, KUSTOMIZATIONS, PLATFORMS, Manifest, Pod, build, of_kind, pods
 from tests.deploy.policy import RULES, violations
 
 
@@ -27,6 +27,8 @@ def test_no_pod_is_overlooked() -> None:
         "base/ray": 2,
         "overlays/gpu": 3 + 3,
         "overlays/gpu/jobs": 2 * 4 + 2 * 3,
+        "overlays/gpu-kueue": 3 + 2,
+        "overlays/gpu-kueue/jobs": 2 * 4 + 3,
         "overlays/kueue": 3 + 2,
         "overlays/kueue/jobs": 3 * 3,
         "overlays/local": 3 + 2,
@@ -180,9 +182,9 @@ def test_versions_are_those_of_the_package_and_its_constraints() -> None:
     assert f"ray=={cluster['spec']['rayVersion']}" in constraints
 
 
-def test_images_of_the_gpu_overlay_are_named_by_digest() -> None:
+def test_images_of_the_gpu_overlays_are_named_by_digest() -> None:
     placeholder = "0" * 64  # starts nowhere; the README says to put the real one
-    for folder in ("overlays/gpu", "overlays/gpu/jobs"):
+    for folder in (*GPU, *(f"{platform}/jobs" for platform in GPU)):
         images = {container["image"] for pod in pods(build(folder)) for container in pod.containers}
         assert images
         for image in images:

@@ -9,7 +9,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.deploy.manifests import K8S, KUSTOMIZATIONS, PLATFORMS, Manifest, build, name_of, of_kind
+from tests.deploy.manifests import GPU, K8S, KUSTOMIZATIONS, PLATFORMS, Manifest, build, name_of, of_kind
 
 # the oldest that the README promises, and the newest with schemas
 KUBERNETES = ("1.33", "1.37")
@@ -90,11 +90,36 @@ def test_each_job_runs_on_a_copy_of_the_cluster_of_its_overlay() -> None:
     for folder in PLATFORMS:
         (cluster,) = of_kind(build(folder), "RayCluster")
         for job in of_kind(build(f"{folder}/jobs"), "RayJob"):
-            of_job = job["spec"]["rayClusterSpec"]
-            if folder == "overlays/gpu" and job["metadata"]["name"] == "shards":  # without its GPUs
-                assert of_job == {**cluster["spec"], "workerGroupSpecs": cluster["spec"]["workerGroupSpecs"][:1]}
-            else:
-                assert of_job == cluster["spec"], f"{folder}: {name_of(job)}"
+            of_job, of_platform = job["spec"]["rayClusterSpec"], cluster["spec"]
+            if folder in GPU and job["metadata"]["name"] == "shards":  # without its GPUs
+                of_platform = without_gpus(of_platform)
+            elif folder == "overlays/gpu-kueue":  # the long-lived cluster would hold the queue's GPUs
+                assert [group["groupName"] for group in of_job["workerGroupSpecs"]] == ["cpu", "gpu"]
+                of_job = without_gpus(of_job)
+            assert of_job == of_platform, f"{folder}: {name_of(job)}"
+
+
+def without_gpus(spec: Manifest) -> Manifest:
+    return {**spec, "workerGroupSpecs": spec["workerGroupSpecs"][:1]}
+
+
+@pytest.mark.parametrize("folder", ["overlays/kueue", "overlays/gpu-kueue"])
+def test_what_waits_in_a_queue_finds_it_there_and_is_such_as_kueue_takes(folder: str) -> None:
+    """Without a LocalQueue of that name it would wait for ever, without the label it would pass the queue by."""
+    platform, jobs = build(folder), build(f"{folder}/jobs")
+    (queue,) = of_kind(platform, "LocalQueue")
+    waiting = of_kind(platform + jobs, "RayCluster", "RayJob")
+    assert [name_of(manifest) for manifest in waiting].count("RayCluster/maetrain") == 1 and len(waiting) == 4
+    for manifest in waiting:
+        assert manifest["metadata"]["namespace"] == queue["metadata"]["namespace"]
+        assert manifest["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == queue["metadata"]["name"]
+        # what Kueue's webhooks ask: no autoscaler, 7 groups at most, and of a job that its cluster ends with it
+        spec = manifest["spec"].get("rayClusterSpec", manifest["spec"])
+        assert not spec.get("enableInTreeAutoscaling") and len(spec["workerGroupSpecs"]) <= 7
+        assert all(group["minReplicas"] == group["replicas"] for group in spec["workerGroupSpecs"])
+        if manifest["kind"] == "RayJob":
+            assert manifest["spec"]["shutdownAfterJobFinishes"] is True and "clusterSelector" not in manifest["spec"]
+    assert of_kind(jobs, "RayCronJob") == []
 
 
 def test_every_component_is_built_by_some_kustomization() -> None:
