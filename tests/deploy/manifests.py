@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 K8S = Path(__file__).parents[2] / "deploy" / "k8s"
+GUIDE = Path(__file__).parents[2] / "docs" / "kubernetes.md"
 KUSTOMIZATIONS = tuple(
     sorted(
         str(file.parent.relative_to(K8S))

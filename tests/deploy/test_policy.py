@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.deploy.manifests import GPU, K8S, KUSTOMIZATIONS, PLATFORMS, Manifest, Pod, build, of_kind, pods
+from tests.deploy.manifests import GPU, GUIDE, K8S, KUSTOMIZATIONS, PLATFORMS, Manifest, Pod, build, of_kind, pods
 from tests.deploy.policy import RULES, violations
 
 
@@ -140,16 +140,16 @@ def test_everything_is_in_the_one_namespace_under_the_restricted_standard(folder
 def test_no_secret_is_in_any_file() -> None:
     for folder in KUSTOMIZATIONS:
         assert of_kind(build(folder), "Secret") == []
-    for file in K8S.rglob("*.*"):
+    for file in (GUIDE, *K8S.rglob("*.*")):
         text = file.read_text()
         assert not re.search(r"://[^/\s:@]+:[^/\s@]+@", text), f"{file}: a password in an address"
         assert not re.search(r"AKIA[0-9A-Z]{12}|-----BEGIN|stringData", text), file
         assert not re.search(r"secretGenerator|--from-literal=(?!username)[\w-]+=[^\"]", text), file
 
 
-def test_every_secret_that_is_named_has_its_line_in_the_readme() -> None:
+def test_every_secret_that_is_named_has_its_line_in_the_guide() -> None:
     made: dict[str, set[str]] = {"mlflow-tls": set()}
-    for name, rest in re.findall(r"kubectl create secret generic (\S+)(.*)", (K8S / "README.md").read_text()):
+    for name, rest in re.findall(r"kubectl create secret generic (\S+)(.*)", GUIDE.read_text()):
         made[name] = set(re.findall(r"--from-literal=([\w-]+)=", rest))
     named: dict[str, set[str]] = {"ray-token": {"auth_token"}, "mlflow-tls": set()}
     for folder in KUSTOMIZATIONS:
@@ -183,11 +183,11 @@ def test_versions_are_those_of_the_package_and_its_constraints() -> None:
 
 
 def test_images_of_the_gpu_overlays_are_named_by_digest() -> None:
-    placeholder = "0" * 64  # starts nowhere; the README says to put the real one
+    placeholder = "0" * 64  # starts nowhere; the guide says to put the real one
     for folder in (*GPU, *(f"{platform}/jobs" for platform in GPU)):
         images = {container["image"] for pod in pods(build(folder)) for container in pod.containers}
         assert images
         for image in images:
             assert re.fullmatch(r"[\w./-]+@sha256:[0-9a-f]{64}", image), image
             if placeholder in image:
-                assert "all three digests (zeros" in (K8S / "README.md").read_text()
+                assert "all three digests (zeros" in GUIDE.read_text()

@@ -11,7 +11,7 @@ import yaml
 
 from tests.deploy.manifests import GPU, K8S, KUSTOMIZATIONS, PLATFORMS, Manifest, build, name_of, of_kind
 
-# the oldest that the README promises, and the newest with schemas
+# the oldest that the guide promises, and the newest with schemas
 KUBERNETES = ("1.33", "1.37")
 
 

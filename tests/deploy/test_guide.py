@@ -1,4 +1,4 @@
-"""What the README tells people to type and to change is there."""
+"""What the guide tells people to type and to change is there."""
 
 import re
 import shlex
@@ -7,34 +7,40 @@ import subprocess
 import pytest
 
 from tests.command_line import parsed
-from tests.deploy.manifests import K8S, KUSTOMIZATIONS, build, name_of
+from tests.deploy.manifests import GUIDE, K8S, KUSTOMIZATIONS, build, name_of
 from tests.docs.blocks import blocks
 
-README = (K8S / "README.md").read_text()
+PAGE = GUIDE.read_text()
+PATH = r"(?:base|components|jobs|overlays)/"
 
 
 def test_every_path_that_is_named_exists() -> None:
-    named = re.findall(r"`(?:\.\./)*((?:base|components|jobs|overlays)/[\w./-]*)`", README)
-    tree = re.findall(r"^((?:base|components|jobs|overlays)/\S*)", README, re.MULTILINE)
-    assert len(named) > 10 and len(tree) == 9
+    named = re.findall(rf"`({PATH}[\w./-]+)`", PAGE)
+    overlays = re.findall(r"^\| `([\w-]+)` \|", PAGE, re.MULTILINE)
+    tree = re.findall(rf"^({PATH}\S*)", (K8S / "README.md").read_text(), re.MULTILINE)
+    assert len(named) > 10 and len(tree) == 10
     for path in {*named, *tree}:
         assert (K8S / path).exists(), path
+    there = {folder.name for folder in (K8S / "overlays").iterdir()}
+    assert set(overlays) == there == {path.partition("/")[2] for path in tree if path.startswith("overlays/")}
 
 
 def test_every_folder_that_is_applied_is_one_and_every_label_chooses_one_job() -> None:
-    applied = re.findall(r"kubectl apply -k deploy/k8s/(\S+)(?: -l (\S+)=(\S+))?", README)
+    applied = re.findall(r"kubectl apply -k deploy/k8s/(\S+)(?: -l (\S+)=(\S+))?", PAGE)
     assert {folder for folder, _, _ in applied} <= set(KUSTOMIZATIONS)
-    jobs = [name for _, _, name in applied if name]
-    assert jobs == ["shards", "pretrain", "sweep"]
-    for folder, key, value in applied:
+    assert [name for folder, _, name in applied if folder == "overlays/local/jobs"] == ["shards", "pretrain", "sweep"]
+    for at, (folder, key, value) in enumerate(applied):
+        assert bool(key) == folder.endswith("/jobs"), f"all jobs of {folder} at once"
         if key:
             chosen = [m for m in build(folder) if m["metadata"].get("labels", {}).get(key) == value]
             assert [name_of(manifest) for manifest in chosen] == [f"RayJob/{value}"]
+            before = {folder for folder, _, _ in applied[:at]}
+            assert folder.removesuffix("/jobs") in before, f"{value}: what it needs, its queue too, is not there yet"
 
 
 def kubectl_lines() -> list[list[str]]:
     """The words of each kubectl command, those in `$(...)` among them, comments and `&` left out."""
-    shell = "\n".join(line for block in blocks(README) if block.language == "sh" for line in block.lines)
+    shell = "\n".join(line for block in blocks(PAGE) if block.language == "bash" for line in block.lines)
     found = re.findall(r"(?:^|[({] ?)(kubectl [^\n|;&)]*)", re.sub(r" +# .*", "", shell), re.MULTILINE)
     # what is asked for inside is a command of its own
     return [shlex.split(re.sub(r'"\$\(.*', "x", line)) for line in found]
@@ -76,5 +82,5 @@ def test_a_log_is_asked_for_after_the_wait_for_its_job() -> None:
 
 
 def test_the_command_for_the_standing_cluster_is_one_that_the_program_has() -> None:
-    (command,) = re.findall(r"-- \\\n  (maetrain .*)", README)
+    (command,) = re.findall(r"-- \\\n  (maetrain .*)", PAGE)
     assert parsed(shlex.split(command))[0] == ["pretrain"]
