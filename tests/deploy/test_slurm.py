@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command_line import parsed
-from tests.docs.blocks import ROOT, commands
+from tests.docs.blocks import ROOT
 
 SCRIPT = ROOT / "deploy" / "slurm" / "maetrain.sbatch"
 STUBS = {
@@ -123,15 +122,3 @@ def test_a_node_that_does_not_join_is_told(env: dict[str, str], tmp_path: Path) 
     code, calls, stderr = run(env, "maetrain", "pretrain")
     assert code == 1 and "not all of 2 nodes have joined Ray at 10.9.8.7:24321" in stderr
     assert not any(call.startswith("maetrain") for call in calls)
-
-
-def test_the_commands_of_the_readme_are_the_programs() -> None:
-    shown = [
-        words[words.index("maetrain") :]
-        for page in (ROOT / "deploy" / "slurm" / "README.md", ROOT / "deploy" / "ray" / "README.md")
-        for words in commands(page.read_text())
-        if "maetrain" in words
-    ]
-    assert len(shown) >= 7
-    for words in shown:
-        parsed(words)

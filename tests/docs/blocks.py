@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-PAGES = (README, *sorted((ROOT / "docs").rglob("*.md")))
+PAGES = (README, *(page for folder in ("docs", "deploy") for page in sorted((ROOT / folder).rglob("*.md"))))
 _FENCED = re.compile(r"(?:<!-- (\w+) -->\n)?^```([\w{}]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _ASSIGNMENT = re.compile(r"[A-Z_]+=.*")
 _ENDS = (">", "|", "&&", ";")
@@ -35,10 +35,10 @@ def blocks(text: str) -> list[Block]:
 def commands(text: str) -> Iterator[list[str]]:
     """The words of each command in the shell blocks of a page, without variables before and what it is piped to.
 
-    Of a `ray job submit ... -- COMMAND` the COMMAND.
+    Of a `ray job submit ... -- COMMAND` the COMMAND, of `sbatch` and `srun` what they start of maetrain's.
     """
     for block in blocks(text):
-        if block.language not in ("", "bash"):
+        if block.language not in ("", "bash", "sh"):
             continue
         pending = ""
         for line in block.lines:
@@ -53,6 +53,8 @@ def commands(text: str) -> Iterator[list[str]]:
             words = words[: next((i for i, word in enumerate(words) if word in _ENDS), len(words))]
             if words[:3] == ["ray", "job", "submit"] and "--" in words:
                 words = words[words.index("--") + 1 :]
+            if words[:1] in (["sbatch"], ["srun"]) and "maetrain" in words:
+                words = words[words.index("maetrain") :]
             if words:
                 yield words
         assert not pending, f"a quotation without an end: {pending}"

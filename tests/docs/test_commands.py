@@ -17,6 +17,8 @@ from docs.reference import with_generated
 from tests.command_line import parsed
 from tests.docs.blocks import PAGES, ROOT, blocks, commands
 
+# of the checkout, wherever a page names it
+FILE = re.compile(r"(?:benchmarks|cluster|data_shards|deploy|docs|maetrain|tests)/[\w./-]+")
 STORY = ("quickstart", "data", "pretraining", "sweep")  # in this order one after another
 
 
@@ -34,6 +36,8 @@ def shown() -> list[tuple[str, list[str]]]:
         ("A=1 B=x maetrain a b=1", ["maetrain", "a", "b=1"]),
         ("maetrain a > b", ["maetrain", "a"]),
         ("ray job submit --address http://a -- maetrain a --b", ["maetrain", "a", "--b"]),
+        ("sbatch --nodes=2 a/maetrain.sbatch \\\n    maetrain a", ["maetrain", "a"]),
+        ("srun --nodes=2 ray symmetric-run -- maetrain a", ["maetrain", "a"]),
         ('python -c "\nimport a\nprint(1)"', ["python", "-c", "\nimport a\nprint(1)"]),
     ],
 )
@@ -97,6 +101,44 @@ def test_every_make_target_and_module_that_is_shown_is_there() -> None:
         if words[0] in ("python", "torchrun") and "-m" in words:
             module = words[words.index("-m") + 1]
             assert importlib.util.find_spec(module), f"{page}: {' '.join(words)}"
+    for file in PAGES:
+        in_prose = set(re.findall(r"`make ([a-z-]+)", file.read_text()))
+        assert in_prose <= targets, f"{file.relative_to(ROOT)}: {in_prose - targets}"
+
+
+def named(text: str) -> set[str]:
+    """Files of the checkout that a page names: between backticks, or as a word of a block."""
+    code = {word for inside in re.findall(r"`([^`\n]+)`", text) for word in inside.split()}
+    in_blocks = {word for block in blocks(text) for word in block.text.split()}
+    return {word for word in code | in_blocks if FILE.fullmatch(word)}
+
+
+def missing(page: Path, text: str) -> set[str]:
+    """What the page names or links to, or lists as lying beside it, and is not there."""
+    links = set(re.findall(r"\]\((?!\w+:)([^)#\s]+)", text))
+    lists = [block.text for block in blocks(text) if block.language == "text" and ROOT / "deploy" in page.parents]
+    beside = {line.split()[0] for listed in lists for line in listed.splitlines()}
+    gone = {word for word in named(text) if not (ROOT / word).exists()}
+    return gone | {word for word in links | beside if not (page.parent / word).exists()}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_file_that_a_page_names_is_there(page: Path) -> None:
+    assert missing(page, page.read_text()) == set()
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("see `deploy/observability/rule.yml`", "deploy/observability/rule.yml"),
+        ("by `bash benchmarks/gpus.sh`", "benchmarks/gpus.sh"),
+        ("```bash\nprometheus --config.file deploy/prometheus.yml\n```\n", "deploy/prometheus.yml"),
+        ("[k8s](../k8s/READ.md#x)", "../k8s/READ.md"),
+        ("```text\nrules.yml  the alerts\nrulez.yml  others\n```\n", "rulez.yml"),
+    ],
+)
+def test_a_file_that_is_not_there_is_found(text: str, word: str) -> None:
+    assert missing(ROOT / "deploy" / "observability" / "README.md", text) == {word}
 
 
 def story() -> list[str]:
