@@ -1,15 +1,8 @@
-"""What the tests of the manifests share: where the tool and the schemas are, or why not."""
+"""What the tests of the manifests share: where the schemas are, or why not."""
 
-import shutil
 from pathlib import Path
 
 import pytest
-
-
-@pytest.fixture(autouse=True, scope="session")
-def kubectl() -> None:
-    if shutil.which("kubectl") is None:
-        pytest.skip("needs kubectl, whose kustomize builds the manifests; it is not installed")
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,11 @@
 
 import re
 import shlex
-import subprocess
 
 import pytest
 
 from tests.command_line import parsed
-from tests.deploy.manifests import GUIDE, K8S, KUSTOMIZATIONS, build, name_of
+from tests.deploy.manifests import GUIDE, K8S, KUSTOMIZATIONS, build, kubectl, name_of
 from tests.docs.blocks import blocks
 
 PAGE = GUIDE.read_text()
@@ -46,7 +45,7 @@ def kubectl_lines() -> list[list[str]]:
     return [shlex.split(re.sub(r'"\$\(.*', "x", line)) for line in found]
 
 
-def test_every_kubectl_command_is_one_that_kubectl_takes(kubectl: None) -> None:
+def test_every_kubectl_command_is_one_that_kubectl_takes() -> None:
     assert len(kubectl_lines()) >= 20
     for words in kubectl_lines():
         assert complaint(words) is None, words
@@ -54,7 +53,7 @@ def test_every_kubectl_command_is_one_that_kubectl_takes(kubectl: None) -> None:
 
 def complaint(words: list[str]) -> str | None:
     """An unknown command or option, which kubectl finds before it shows the help that no cluster is asked for."""
-    asked = subprocess.run([*words, "--help"], capture_output=True, text=True)
+    asked = kubectl(*words[1:], "--help")
     return None if asked.returncode == 0 else asked.stderr.splitlines()[0]
 
 
@@ -66,7 +65,7 @@ def complaint(words: list[str]) -> str | None:
         "kubectl logs --folow job/shards",
     ],
 )
-def test_a_misspelt_kubectl_command_is_caught(line: str, kubectl: None) -> None:
+def test_a_misspelt_kubectl_command_is_caught(line: str) -> None:
     assert complaint(line.split()) is not None
 
 

@@ -21,11 +21,6 @@ BASE = os.environ.get("BASE")  # an image to build on, where a registry can be r
 SMALL = ("synthetic.num_subjects=12", "synthetic.shape_XYZ=[24,28,20]", "synthetic.num_classes=3", "sweep.seeds=[0]")
 
 
-@pytest.fixture(scope="session")
-def kubectl() -> None:
-    """Not needed here."""
-
-
 @pytest.fixture(scope="module")
 def buildah() -> Iterator[Buildah]:
     for tool in ("buildah", "ip", *(() if BASE else ("mmdebstrap",))):

@@ -25,7 +25,7 @@ from cluster.session import Resources
 from data_shards.build import BuildConfig, build
 from maetrain.tracking.tracker import NullTracker
 from maetrain.train.wishes import Stopped
-from tests.deploy.manifests import K8S, Manifest, name_of, of_kind, pods
+from tests.deploy.manifests import K8S, Manifest, kubectl, name_of, of_kind, pods
 from tests.deploy.test_network import flows, selected
 from tests.deploy.test_schemas import complaints
 from tests.docs.blocks import ROOT
@@ -143,8 +143,9 @@ def with_component(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
         os.path.relpath(path, folder) for path in (K8S / request.param, FOLDER, K8S / request.param / "jobs")
     )
     (folder / "kustomization.yaml").write_text(f"resources: [{platform}]\ncomponents: [{component}]\n")
-    both = run("kubectl", "kustomize", str(folder)), run("kubectl", "kustomize", str(folder / jobs))
-    return [manifest for text in both for manifest in yaml.load_all(text, Loader=yaml.CSafeLoader)]
+    both = [kubectl("kustomize", str(built)) for built in (folder, folder / jobs)]
+    assert not [done.stderr for done in both if done.returncode]
+    return [manifest for done in both for manifest in yaml.load_all(done.stdout, Loader=yaml.CSafeLoader)]
 
 
 def added(manifests: list[Manifest]) -> dict[str, Manifest]:
