@@ -36,7 +36,7 @@ ADMIN, PASSWORD = "boss", "correct horse battery"
 BUCKET = "runs"
 STEPS = 3000
 CPUS = 16  # that the head says it has: a manifest's ranks ask for 8 each
-SMALL = (*TINY, f"pretrain.steps={STEPS}", "pretrain.checkpoint_every=100000")
+SMALL = (*TINY, f"pretrain.steps={STEPS}", "pretrain.checkpoint_every=20")
 FEW = ("sweep.seeds=[0,1]", "sweep.arms=[scratch,mae]", "sweep.cpus_per_job=8")  # two at a time
 LOCAL, BASE = "overlays/local/jobs", "base/jobs"
 
@@ -149,7 +149,7 @@ def pretrained(site: Site, data: Path, shards: None) -> None:
     assert begun.returncode == 0, begun.stdout + begun.stderr
 
     def trains() -> bool:
-        return (out / "curve.jsonl").exists() and len((out / "curve.jsonl").read_text().splitlines()) > 20
+        return (out / "curve.jsonl").exists() and len((out / "curve.jsonl").read_text().splitlines()) >= 20
 
     wait_for(trains, "the job", limit_s=600)
     site.ray("stop", "mae-by-hand")
