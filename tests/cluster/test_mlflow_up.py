@@ -69,6 +69,9 @@ def a_run_with_a_file(uri: str, tmp_path: Path) -> str:
 
 def test_in_the_foreground_it_keeps_a_run_and_ctrl_c_ends_all_its_processes(tmp_path: Path) -> None:
     folder, port = tmp_path / "server", free_port()
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # tests that run in the background ignore it, and hand that on
     up = subprocess.Popen(
         [*VERB, "up", folder, "--port", str(port)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
