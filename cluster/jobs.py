@@ -65,7 +65,7 @@ def told(address: str) -> Iterator[None]:
         if error.message.startswith("Authentication required"):
             raise InputError(f"--address {address}: the cluster wants a token; {_REMEDY}") from None
         raise InputError(f"--address {address}: the cluster does not take this token; {_REMEDY}") from None
-    except (ConnectionError, requests.exceptions.RequestException, RuntimeError, KeyError) as error:
+    except (OSError, aiohttp.ClientError, RuntimeError, KeyError) as error:  # those of requests are OSErrors
         raise InputError(f"--address {address}: not what a job server of Ray answers ({_short(error)})") from None
 
 
@@ -115,12 +115,13 @@ def follow(client: JobSubmissionClient, address: str, job_id: str) -> JobDetails
     on = f"{job_id} --address {address}"
     alone = f"{job_id} goes on without you; follow it: maetrain jobs logs {on}; stop it: maetrain jobs stop {on}"
     try:
-        asyncio.run(_tail(client, job_id))
+        with told(address):
+            asyncio.run(_tail(client, job_id))
         return wait(client, address, job_id)
     except KeyboardInterrupt:
         say(f"\n{alone}")
         raise SystemExit(130) from None
-    except (OSError, RuntimeError, InputError, aiohttp.ClientError) as error:
+    except InputError as error:
         raise InputError(f"--address {address}: the connection is lost ({_short(error)}); {alone}") from None
 
 
