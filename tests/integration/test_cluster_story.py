@@ -220,8 +220,8 @@ def pages(site: Site) -> dict[str, tuple[str, list[str]]]:
     """name -> (page, words that have to be on it)"""
     runs = site.runs("maetrain")
     (parent,) = [run for run in runs if run.data.tags.get("kind") == "sweep"]
-    jobs = sorted((run for run in runs if run.data.tags.get("budget") == "4"), key=lambda run: run.info.run_name)
-    two = [f'"{run.info.run_id}"' for run in jobs[:1] + jobs[-1:]]
+    alike = [run for run in runs if (run.data.tags.get("budget"), run.data.tags.get("seed")) == ("4", "0")]
+    two = [f'"{run.info.run_id}"' for run in alike]
     experiment, run = parent.info.experiment_id, f"#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}"
     return {
         "mlflow-experiments": ("#/experiments", ["maetrain"]),

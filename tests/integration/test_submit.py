@@ -17,7 +17,7 @@ import requests
 
 from tests.integration.local_head import Local, session_of
 from tests.integration.settings import TINY
-from tests.maetrain.tracking.stores import free_port
+from tests.maetrain.tracking.stores import free_port, wait_for
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(600)]
 
@@ -93,6 +93,27 @@ def test_a_run_is_stopped_with_a_checkpoint_and_goes_on_under_its_name(local: Lo
     assert again.returncode == 0 and "mae-2" in again.stdout
     assert "resumed at step" in local.until("mae-2", "resumed at step")
     local.maetrain("jobs", "stop", "mae-2", *at)
+
+
+def test_a_sweep_is_stopped_and_does_the_rest_under_its_name(local: Local, small_archive: Path, shards: Path) -> None:
+    out = local.home / "sweeps" / "small"
+    grid = ("sweep.arms=[scratch,random-mae]", "sweep.seeds=[0]", "sweep.cpus_per_job=2")
+    words = ("sweep", "demo", *TINY, *grid, "--shards", shards, "--data", small_archive, "--out", out)
+
+    def results() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in out.glob("jobs/*/result.json")}
+
+    first = local.submit(*words, "--no-wait")
+    assert first.returncode == 0 and "small-1" in first.stdout, first.stdout + first.stderr
+    wait_for(results, "the first job of the sweep", limit_s=240)
+    local.maetrain("jobs", "stop", "small-1", "--address", local.address)
+    kept = results()
+    assert 0 < len(kept) < 6 and not (out / "report").exists()
+
+    done = local.submit(*words)
+    assert done.returncode == 0 and "small-2: SUCCEEDED" in done.stdout, done.stdout + done.stderr
+    assert len(results()) == 6 and kept.items() <= results().items()
+    assert (out / "report" / "index.html").is_file()
 
 
 def test_what_a_job_fails_of_is_its_exit_code(local: Local) -> None:
