@@ -25,6 +25,9 @@ class Place(click.ParamType):
 
 PLACE = Place()
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+ADDRESS = click.option(
+    "--address", help="Ray cluster that this machine is part of: auto, or HOST:PORT; without it, Ray starts here."
+)
 JOB_SERVER = click.option(
     "--address",
     default="http://127.0.0.1:8265",

@@ -27,8 +27,14 @@ class Resources:
 def ray_session(address: str | None = None, object_store_mib: int = 256) -> Iterator[Resources]:
     """Ray for the length of a `with` block: a running cluster at `address`, or one on this machine.
 
-    A session that was open before is used and left open. InputError where no cluster answers at `address`.
+    A session that was open before is used and left open. `address`: `auto` or HOST:PORT of the cluster's head, for a
+    process on one of its machines. InputError where no cluster answers there.
     """
+    if address is not None and "://" in address:  # Ray Client, whose calls all go over the net, and the job server
+        raise InputError(
+            f"--address {address}: is for machines of the cluster, as auto or HOST:PORT; from elsewhere: "
+            "`maetrain submit ... --address http://HOST:8265`"
+        )
     if ray.is_initialized():
         yield resources_now()
         return

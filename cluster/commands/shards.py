@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from cluster.arguments import FILE, OVERRIDES, PATH, PLACE, examples
+from cluster.arguments import ADDRESS, FILE, OVERRIDES, PATH, PLACE, examples
 
 
 @click.group()
@@ -26,7 +26,7 @@ def shards() -> None:
 @OVERRIDES
 @click.option("--format", "format_", type=click.Choice(["zarr", "webdataset"]), help="Default: the recipe's.")
 @click.option("--recipe", default="small", show_default=True, help="Recipe whose `shards` settings are used.")
-@click.option("--address", help="Ray cluster to join; without it, Ray starts on this machine.")
+@ADDRESS
 def shards_build(
     source: Path, out: Path, overrides: tuple[str, ...], format_: str | None, recipe: str, address: str | None
 ) -> None:

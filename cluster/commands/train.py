@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from cluster.arguments import FILE, FOLDER, OVERRIDES, PATH, PLACE, examples, recipe_and_overrides
+from cluster.arguments import ADDRESS, FILE, FOLDER, OVERRIDES, PATH, PLACE, examples, recipe_and_overrides
 
 
 @click.command(
@@ -19,7 +19,7 @@ from cluster.arguments import FILE, FOLDER, OVERRIDES, PATH, PLACE, examples, re
 @OVERRIDES
 @click.option("--data", type=PATH, help="Archive in MSD or nnU-Net layout; without it, synthetic scans are drawn.")
 @click.option("--out", type=FOLDER, default="out", show_default=True, help="Folder for everything that is made.")
-@click.option("--address", help="Ray cluster to join; without it, Ray starts on this machine.")
+@ADDRESS
 def demo(recipe: str | None, overrides: tuple[str, ...], data: Path | None, out: Path, address: str | None) -> None:
     """The main job from end to end. RECIPE: `demo` without --data, else `small`.
 
@@ -43,7 +43,7 @@ def demo(recipe: str | None, overrides: tuple[str, ...], data: Path | None, out:
 @OVERRIDES
 @click.option("--shards", "shards_dir", type=PLACE, required=True, help="Folder of a shard index.")
 @click.option("--out", type=PLACE, required=True, help="Folder of the run, or s3://bucket/folder; a run there goes on.")
-@click.option("--address", help="Ray cluster to join; without it, Ray starts on this machine.")
+@ADDRESS
 @click.option("--tracking-uri", help="MLflow store. Default: sqlite in OUT.")
 @click.option("--fork", type=PLACE, help="Run or checkpoint with other settings to begin with, where OUT has none yet.")
 @click.option("--profile", is_flag=True, help="Write a torch profiler trace of some steps to OUT/profile.")
@@ -101,7 +101,7 @@ def pretrain(
 )
 @click.option("--out", type=FOLDER, required=True, help="Folder of jobs and report.")
 @click.option("--resume", is_flag=True, help="Go on with the sweep in OUT as it was ordered; no other settings needed.")
-@click.option("--address", help="Ray cluster to join; without it, Ray starts on this machine.")
+@ADDRESS
 @click.option("--tracking-uri", help="MLflow store, kept for --resume but for its password. Default: sqlite in OUT.")
 def sweep(
     recipe: str | None,
