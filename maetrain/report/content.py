@@ -85,7 +85,8 @@ def method(results: Results, inputs: ReportInputs) -> list[str]:
         "same person, budget and seed.",
         f"The 95 % interval is a two-level bootstrap: {NUM_RESAMPLES} resamples of persons, then of seeds. A drawn "
         "seed holds for all persons, as one seed is one pair of trained models. Before resampling, the spread is "
-        "widened by what few persons and seeds don't know of it (Student's t with Satterthwaite's degrees of freedom). "
+        "widened by what few persons and seeds don't know of it (Student's t with Satterthwaite's degrees of freedom); "
+        "intervals end where Dice and its differences do. "
         "The p value is a two-sided Wilcoxon signed-rank test over the persons' mean differences, corrected over the "
         "budgets by Holm's method.",
         f"A difference counts as real when its interval excludes zero and its corrected p is below {ALPHA:g}; an "

@@ -92,9 +92,10 @@ def compare(
             continue
         base_PS, arm_PS = table_PS(base, seeds), table_PS(other, seeds)
         difference_PS = arm_PS - base_PS
-        low, high = interval(difference_PS, np.random.default_rng([seed, budget]), num_resamples)
+        low, high = np.clip(interval(difference_PS, np.random.default_rng([seed, budget]), num_resamples), -1.0, 1.0)
         p = wilcoxon_p(difference_PS.mean(axis=1))
-        found.append((budget, difference_PS.shape, float(base_PS.mean()), float(arm_PS.mean()), low, high, p))
+        means = float(base_PS.mean()), float(arm_PS.mean())
+        found.append((budget, difference_PS.shape, *means, float(low), float(high), p))
     p_holm = holm([p for *_, p in found])
     return [
         BudgetComparison(

@@ -101,6 +101,13 @@ def test_one_person_gives_a_difference_but_no_interval_and_no_significance() -> 
     assert (result.p_wilcoxon, result.p_holm) == (1.0, 1.0)
 
 
+def test_an_interval_holds_no_difference_that_two_dice_can_not_have() -> None:
+    luck = {("scratch", 0): 0.9, ("scratch", 1): 0.2, ("mae", 0): 0.6, ("mae", 1): 0.8}  # two seeds, far apart
+    rows = [row(1, arm, seed, f"case_{p}", f"p_{p}", "all", dice) for (arm, seed), dice in luck.items() for p in "abc"]
+    (result,) = compare(rows)
+    assert (result.low, result.high) == (-1.0, 1.0)
+
+
 def test_identical_arms_differ_by_nothing() -> None:
     rows = make_rows(arms=("scratch",), budgets=(1,))
     (result,) = compare(rows + [replace(r, arm="mae") for r in rows])
