@@ -19,6 +19,11 @@ _SECRET = re.compile(
     r"PASSW|PASSPHRASE|SECRET|TOKEN|CREDENTIAL|SALT|APIKEY|(^|_)(KEY|PWD|SAS|(PG)?PASS)(_|$)", re.IGNORECASE
 )
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# taken as it stands: what a shell would make of a password in it is another word, or a command
+_READ_VARIABLES = (
+    'while IFS= read -r line || [ -n "$line" ]; do case "$line" in ""|"#"*) ;; [A-Za-z_]*=*) export "$line" ;; '
+    "*) echo maetrain: --env-file {file}: a line is no NAME=VALUE >&2; exit 2 ;; esac; done < {file}"
+)
 _NOT_THERE = "is set neither in the environment of the head nor in --env-file"
 
 
@@ -39,7 +44,7 @@ def passed_on(names: Iterable[str], environment: Mapping[str, str]) -> dict[str,
     for name in names:
         if name not in environment:
             raise InputError(f"--env {name}: not set here; export it, or name one of the cluster's with --cluster-env")
-        if _SECRET.search(name) or without_secrets(environment[name]) != environment[name]:
+        if looks_like_a_secret(name) or without_secrets(environment[name]) != environment[name]:
             raise InputError(
                 f"--env {name}: this looks like a secret, and Ray shows a job's environment to everybody who reaches "
                 f"the cluster; set it there and give --cluster-env {name}, or a file there with --env-file"
@@ -48,13 +53,18 @@ def passed_on(names: Iterable[str], environment: Mapping[str, str]) -> dict[str,
     return found
 
 
+def looks_like_a_secret(name: str) -> bool:
+    """Whether a variable or a file of that name is likely to hold one."""
+    return _SECRET.search(re.sub(r"[^A-Za-z0-9]", "_", name)) is not None
+
+
 def shell_command(words: Sequence[str], cluster_env: Sequence[str] = (), env_file: str | None = None) -> str:
     """For POSIX sh. Ends at once where a variable of `cluster_env` is not set there or `env_file` can't be read."""
     steps = []
     if env_file:
         file = shlex.quote(env_file)
         steps += [f"[ -r {file} ] || {{ echo maetrain: --env-file {file} cannot be read on the head >&2; exit 2; }}"]
-        steps += [f"set -a; . {file}; set +a"]
+        steps += [_READ_VARIABLES.format(file=file)]
     for name in cluster_env:
         if not _VARIABLE.fullmatch(name):
             raise InputError(f"--cluster-env {name.partition('=')[0]}: give the name of a variable, not its value")

@@ -53,6 +53,8 @@ def start(jobs_port: int, gcs_port: int, cpus: int | None) -> Head:
     """InputError where one runs already, a port is taken, or Ray does not come up."""
     if head := running():
         raise InputError(f"a head runs already at {head.address}: `maetrain cluster down --local` ends it")
+    if jobs_port == gcs_port:
+        raise InputError(f"--port {jobs_port} and --ray-port {gcs_port}: two servers cannot share a port")
     for port in (jobs_port, gcs_port):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

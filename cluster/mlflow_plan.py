@@ -6,6 +6,7 @@ to know the folder or the bucket. Passwords go by its environment: everybody on 
 
 import configparser
 import os
+import re
 import secrets
 import socket
 import sys
@@ -119,6 +120,12 @@ def _with_port(name: str, port: int) -> str:
     return name if ":" in name.rpartition("]")[2] else f"{name}:{port}"
 
 
+def _names_a_site(name: str) -> bool:
+    """Not so a pattern (MLflow takes those of a shell) without two whole labels at its end: *.example.org has them."""
+    pattern = re.search(r"[*?\[]", re.sub(r"^\[[0-9a-fA-F:]+\]", "", name))
+    return not pattern or re.fullmatch(r"\*\.([\w-]+\.)+[\w-]+(:[0-9*]+)?", name) is not None
+
+
 def check_plan(plan: ServerPlan, password: str | None) -> None:
     """All mistakes that can be known before the server starts. Raises InputError; makes the folders."""
     for package, why in _packages(plan):
@@ -135,8 +142,9 @@ def check_plan(plan: ServerPlan, password: str | None) -> None:
                 f"--host {plan.host}: MLflow answers no name that it is not told; add --allowed-hosts NAME, as others "
                 "will say it"
             )
-    if "*" in plan.names:
-        raise InputError("--allowed-hosts *: any page in a browser could reach the runs; name the hosts")
+    for name in plan.names:
+        if not _names_a_site(name):
+            raise InputError(f"--allowed-hosts {name}: any page in a browser could reach the runs; name the hosts")
     if plan.admin is not None and not plan.accounts.exists():
         _check_password(password)
     _check_writable(plan.folder)

@@ -5,6 +5,7 @@ in it. Where the folder is a git checkout, what git ignores stays here, too. The
 """
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -12,15 +13,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cluster.entrypoint import looks_like_a_secret
 from data_shards.errors import InputError
 
 LIMIT_MIB = 100
-_FOLDERS = {"__pycache__", "build", "data", "dist", "mlartifacts", "mlruns", "node_modules", "runs", "shards", "venv"}
-# a folder that holds one of these is an archive, shards, a run or a sweep
-_DATA_FOLDER = ("dataset.json", "index.json", "run.json", "sweep.json", "dataset_description.json")
+_FOLDERS = {"__pycache__", "build", "data", "dist", "mlartifacts", "mlflow-server", "mlruns", "node_modules", "runs"}
+_FOLDERS |= {"shards", "venv"}
+# a folder that holds one of these is an archive, shards, a run, a sweep or a server of MLflow
+_DATA_FOLDER = ("dataset.json", "index.json", "run.json", "sweep.json", "dataset_description.json", "accounts.db")
+_DATA_FOLDER += ("basic_auth.ini", "server.json")
 _DATA = (".nii", ".nii.gz", ".dcm", ".nrrd", ".mha", ".mhd", ".tar", ".npy", ".npz", ".h5", ".db", ".parquet")
 _MODELS = (".safetensors", ".pt", ".pth", ".ckpt", ".onnx")
-_KEYS = (".pem", ".key", ".p12")
+_KEYS = (".pem", ".key", ".p12", ".env")
+_KEY_FILES = re.compile(r"id_(rsa|dsa|ecdsa|ed25519)(_sk)?|kubeconfig", re.IGNORECASE)
+_TEXTS = (".py", ".md", ".rst")  # of a program, which may be about secrets
 
 
 @contextmanager
@@ -58,8 +64,13 @@ def source_files(folder: Path) -> list[Path]:
     left_out = (*_DATA, *_MODELS, *_KEYS)
     known = _known_to_git(folder)
     found = [path for path in (_walk(folder) if known is None else known) if not path.name.endswith(left_out)]
+    found = [path for path in found if not _may_be_a_secret(path.name)]
     is_data = {parent: _holds_data(folder, parent) for path in found for parent in path.parents}
     return sorted(p for p in found if not any(is_data[up] for up in p.parents) and _is_file(folder / p))
+
+
+def _may_be_a_secret(name: str) -> bool:
+    return not name.endswith(_TEXTS) and (looks_like_a_secret(name) or _KEY_FILES.fullmatch(name) is not None)
 
 
 def _is_file(path: Path) -> bool:

@@ -45,7 +45,7 @@ def run_pretrain_verb(
         resources = wait_for_gpus(config.cluster, resources)
         config = fit_workers(config, resources)
         check_setup(setup, index.sha256, config.cluster, resources)
-        check_storage(setup.run_dir, {setup.shards: "--shards"})
+        check_storage(setup.run_dir, {setup.shards: "--shards"} | ({setup.fork: "--fork"} if setup.fork else {}))
         work = fingerprint({"run_dir": setup.run_dir})
         with tracked(tracking, f"pretrain {out.name}", work) as tracker:
             tracker.tags({"kind": "pretrain", "pretrain_run": out.name})

@@ -38,6 +38,8 @@ def ray_session(address: str | None = None, object_store_mib: int = 256) -> Iter
     if ray.is_initialized():
         yield resources_now()
         return
+    if os.environ.get("RAY_ADDRESS", "").startswith(("http://", "https://")):  # the job server's, for `ray job`
+        del os.environ["RAY_ADDRESS"]
     options: dict = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
     if address is None:
         options |= {"include_dashboard": False, "object_store_memory": object_store_mib * 2**20, "num_cpus": _cores()}

@@ -11,8 +11,9 @@ from cluster.console import say
 
 @contextmanager
 def gentle_stop(ask: Callable[[str], None], grace_s: float) -> Iterator[Callable[[], int]]:
-    """`ask` hears the reason at the first signal; KeyboardInterrupt at the second, or `grace_s` after the first.
+    """`ask` hears the reason at the first signal; KeyboardInterrupt at a second Ctrl-C, or `grace_s` after the first.
 
+    Another SIGTERM hastens nothing: a pod that goes gets one from Ray, one from its drain and one from Kubernetes.
     Gives the number of the first signal. Outside the main thread no signal is taken.
     """
     first: list[int] = []
@@ -21,11 +22,13 @@ def gentle_stop(ask: Callable[[str], None], grace_s: float) -> Iterator[Callable
         return
 
     def handle(number: int, _frame: FrameType | None) -> None:
+        if first and number == signal.SIGTERM:
+            return
         if first:
             raise KeyboardInterrupt
         first.append(number)
         name = signal.Signals(number).name
-        say(f"  {name}: a checkpoint, then a stop, within {grace_s:g} s; again to stop at once")
+        say(f"  {name}: a checkpoint, then a stop, within {grace_s:g} s; Ctrl-C again to stop at once")
         signal.setitimer(signal.ITIMER_REAL, grace_s)
         # not in here: the main thread may be in the middle of a call to Ray
         threading.Thread(target=ask, args=(name,), daemon=True).start()

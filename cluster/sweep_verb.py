@@ -50,7 +50,9 @@ def run_sweep_verb(order: SweepOrder, out: Path, address: str | None, uri: str |
         with ray_session(address, config.cluster.object_store_mib) as resources:
             resources = wait_for_gpus(config.cluster, resources)
             handovers = {folder: f"--handover {arm}" for arm, folders in arms.items() for folder in folders}
-            check_storage(absolute(out), {absolute(index.root): "--shards", str(order.data): "--data", **handovers})
+            others = {str(folder): f"--elsewhere {name}" for name, folder in order.elsewhere.items()}
+            read = {absolute(index.root): "--shards", str(order.data): "--data", **handovers, **others}
+            check_storage(absolute(out), read)
             work = fingerprint({"out": str(out.resolve()), "config": config.model_dump(mode="json")})
             with tracked(root, f"sweep {out.name}", work) as parent:
                 parent.tags({"kind": "sweep"})

@@ -11,6 +11,7 @@ import click
 from cluster.arguments import FILE, examples
 
 _LOCAL = click.option("--local", is_flag=True, help="A head on this machine, with a token.")
+_PORT = click.IntRange(1, 65535)
 _MACHINES = click.argument("file", type=FILE, required=False)
 
 
@@ -26,8 +27,8 @@ def cluster() -> None:
 @cluster.command("up", epilog=examples("maetrain cluster up --local", "maetrain cluster up deploy/ray/cluster.yaml"))
 @_MACHINES
 @_LOCAL
-@click.option("--port", type=int, default=8265, show_default=True, help="Of the job server, with --local.")
-@click.option("--ray-port", type=int, default=6379, show_default=True, help="Of Ray itself, with --local.")
+@click.option("--port", type=_PORT, default=8265, show_default=True, help="Of the job server, with --local.")
+@click.option("--ray-port", type=_PORT, default=6379, show_default=True, help="Of Ray itself, with --local.")
 @click.option("--cpus", type=click.IntRange(min=1), help="CPU cores to offer, with --local. Default: all.")
 def cluster_up(file: Path | None, local: bool, port: int, ray_port: int, cpus: int | None) -> None:
     """Start the machines of FILE and Ray on them, or a head here; one that runs already is brought up to date."""
@@ -37,7 +38,7 @@ def cluster_up(file: Path | None, local: bool, port: int, ray_port: int, cpus: i
 
     head = start(port, ray_port, cpus)
     click.echo(f"Ray is up. Its job server: {head.address}. To use it:")
-    click.echo(f"  export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={token_path()} RAY_ADDRESS={head.address}")
+    click.echo(f"  export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={token_path()} RAY_API_SERVER_ADDRESS={head.address}")
     click.echo("  maetrain submit pretrain small --shards /whole/path/shards --out /whole/path/runs/mae")
     click.echo("  maetrain cluster down --local")
 

@@ -35,7 +35,9 @@ _OWN = (
         "--env", multiple=True, metavar="NAME", help="Variable of this machine to give to the job. No secret."
     ),
     click.option("--cluster-env", multiple=True, metavar="NAME", help="Variable that must be set on the head."),
-    click.option("--env-file", type=OnCluster(), help="File on the cluster with NAME=VALUE lines."),
+    click.option(
+        "--env-file", type=OnCluster(), help="File on the cluster with NAME=VALUE lines, taken as they stand."
+    ),
     click.option("--working-dir", type=FOLDER, help="Source tree to send along, without its data."),
     click.option("--follow/--no-wait", default=True, show_default=True, help="Print the log until the job ends."),
 )

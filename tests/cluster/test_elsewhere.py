@@ -1,13 +1,17 @@
 """What is scored elsewhere was seen by nobody who trained, and fits the shards."""
 
 import shutil
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from cluster import sweep_verb
 from cluster.elsewhere import read_elsewhere
+from cluster.order import SweepOrder
 from data_shards.archive.identity import Identity
 from data_shards.errors import InputError
 from data_shards.formats.index import ShardIndex
@@ -15,6 +19,7 @@ from data_shards.splits import Split
 from data_shards.synthetic import SyntheticConfig, write_archive
 from maetrain.checkpoint.handover import PoolScan
 from maetrain.evaluate.study import Study
+from tests.integration.settings import tiny
 
 KEEP = Identity("keep")
 
@@ -91,3 +96,19 @@ def test_a_label_that_can_not_be_used_is_found_before_anything_trains(
     nib.save(nib.Nifti1Image(np.full(label.shape, 9, np.uint8), label.affine), path)
     with pytest.raises(InputError, match="label value 9"):
         read(others, index, split)
+
+
+def test_every_node_is_asked_whether_it_sees_them(
+    others: Path, small_archive: Path, index: ShardIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(out: str, read: Mapping[str, str]) -> None:
+        raise InputError(read[str(others)])
+
+    monkeypatch.setattr(sweep_verb, "check_storage", stop)
+    monkeypatch.setattr(sweep_verb, "open_store", lambda *_: None)
+    monkeypatch.setattr(sweep_verb, "ray_session", lambda *_: nullcontext())
+    monkeypatch.setattr(sweep_verb, "wait_for_gpus", lambda *_: None)
+    places = {"shards": str(index.root), "data": small_archive, "handovers": {}, "elsewhere": {"there": others}}
+    order = SweepOrder(config=tiny("sweep.arms=[scratch]"), **places)
+    with pytest.raises(InputError, match="^--elsewhere there$"):
+        sweep_verb.run_sweep_verb(order, tmp_path / "out", None, None)

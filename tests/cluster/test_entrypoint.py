@@ -47,9 +47,12 @@ def test_a_variable_of_the_cluster_is_named_and_must_be_there() -> None:
 
 def test_a_file_of_the_cluster_gives_variables_to_the_driver(tmp_path: Path) -> None:
     file = tmp_path / "my secrets.env"
-    file.write_text("A_SECRET='of the file'\n# a remark\n")
-    command = shell_command(SHOW, cluster_env=["A_SECRET"], env_file=str(file))
-    assert run(command) == (0, "[] of the file\n", "") and "of the file" not in command
+    secret = 'it\'s $HOME & `date`; "all" of it #1 '
+    file.write_text(f"# a remark\n\nOTHER=1\nA_SECRET={secret}")
+    command = shell_command(SHOW, cluster_env=["A_SECRET", "OTHER"], env_file=str(file))
+    assert run(command) == (0, f"[] {secret}\n", "") and "all" not in command
+    file.write_text("A_SECRET=x\nhush & hush\n")
+    assert run(command) == (2, "", f"maetrain: --env-file {file}: a line is no NAME=VALUE\n")
     file.unlink()
     code, stdout, stderr = run(command)
     assert (code, stdout) == (2, "") and "my secrets.env cannot be read" in stderr

@@ -9,6 +9,7 @@ import pytest
 from cluster import detached, head
 from cluster.detached import Detached
 from data_shards.errors import InputError
+from tests.maetrain.tracking.stores import free_port
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def test_ctrl_c_while_it_comes_up_leaves_no_process(started: list[Detached], mon
 
     monkeypatch.setattr(head, "_listens", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        head.start(0, 0, None)
+        head.start(free_port(), free_port(), None)
     assert nothing_is_left(started)
 
 
@@ -46,5 +47,12 @@ def test_one_that_is_not_up_in_time_is_told_and_ended(
 ) -> None:
     monkeypatch.setattr(head, "_START_S", 0.0)
     with pytest.raises(InputError, match=rf"Ray does not come up; the end of {tmp_path}.*head\.log says why"):
-        head.start(0, 0, None)
+        head.start(free_port(), free_port(), None)
     assert nothing_is_left(started) and os.getsid(0) != started[0].session
+
+
+def test_two_servers_on_one_port_are_refused(started: list[Detached]) -> None:
+    port = free_port()
+    with pytest.raises(InputError, match=f"--port {port} and --ray-port {port}: two servers"):
+        head.start(port, port, None)
+    assert not started

@@ -35,7 +35,7 @@ def options(words: list[str]) -> dict[str, object]:
 
 
 def test_the_least_that_is_asked_for_is_fine(tmp_path: Path) -> None:
-    check_plan(plan(tmp_path / "new"), None)
+    check_plan(plan(tmp_path / "new", names=("*.example.org", "box", "box:5000", "[::1]:5000")), None)
     assert (tmp_path / "new" / "artifacts").is_dir()
     assert (tmp_path / "new").stat().st_mode & 0o077 == 0, "others on the machine can read the runs"
 
@@ -47,6 +47,10 @@ REFUSED = [
     ({"host": "box.lab"}, "whoever reaches it.*add --auth"),
     ({"host": "0.0.0.0", "admin": "admin"}, "add --allowed-hosts NAME"),
     ({"names": ("box", "*")}, "any page in a browser.*name the hosts"),
+    ({"names": ("*:5000",)}, r"--allowed-hosts \*:5000: any page"),
+    ({"names": ("*.*",)}, "any page in a browser"),
+    ({"names": ("*.org",)}, "any page in a browser"),
+    ({"names": ("????.example.org",)}, "any page in a browser"),
     ({"admin": "admin"}, "needs a password; give --password-file, or MLFLOW_AUTH_ADMIN_PASSWORD"),
     ({"store": "mysql://me@db/x"}, "sqlite:///FILE or postgresql://"),
     ({"store": "./mlruns"}, "sqlite:///FILE or postgresql://"),

@@ -8,7 +8,7 @@ import pytest
 from cluster.packing import packed, packed_recipe, source_files
 from data_shards.errors import InputError
 
-KEPT = ("recipes/mine.yaml", "train.py", "pkg/module.py", "pkg/data.json")
+KEPT = ("recipes/mine.yaml", "train.py", "pkg/module.py", "pkg/data.json", "tests/test_secrets.py", "monkey.txt")
 LEFT = (
     ".git/HEAD",
     ".venv/lib/module.py",
@@ -28,6 +28,17 @@ LEFT = (
     "result/log.txt",
     "data/table.csv",
     "model.safetensors",
+    "salt",
+    "admin-password",
+    "api-key.txt",
+    "credentials.json",
+    "deploy/secrets.yaml",
+    "cluster.env",
+    "id_ed25519",
+    "kubeconfig",
+    "mlflow-server/mlflow.log",
+    "tracking/basic_auth.ini",
+    "tracking/artifacts/1/report.html",
 )
 
 
@@ -66,7 +77,7 @@ def test_a_folder_that_git_ignores_is_not_sent(tree: Path) -> None:
 def test_a_tree_above_the_limit_is_told_before_it_is_copied(tree: Path) -> None:
     (tree / "pkg" / "large.bin").write_bytes(bytes(3 * 2**20))
     with (
-        pytest.raises(InputError, match=r"3 MiB in 5 files, above 2 MiB; the largest is pkg/large\.bin \(3 MiB\)"),
+        pytest.raises(InputError, match=r"3 MiB in 7 files, above 2 MiB; the largest is pkg/large\.bin \(3 MiB\)"),
         packed(tree, limit_mib=2),
     ):
         pass

@@ -150,6 +150,9 @@ def test_the_wait_before_a_pod_is_stopped_is_longer_than_a_checkpoint_may_take(f
             pod = group["template"]["spec"]
             wait_s = int(pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][-1])
             assert config.cluster.grace_s < wait_s < pod["terminationGracePeriodSeconds"] - 10, name
+            # of Ray, which has the head stop the driver
+            variables = {variable["name"]: variable.get("value") for variable in pod["containers"][0]["env"]}
+            assert config.cluster.grace_s < int(variables["RAY_JOB_STOP_WAIT_TIME_S"]), name
 
 
 def container(name: str) -> Manifest:
@@ -164,6 +167,7 @@ def test_mlflow_is_started_with_options_that_it_has() -> None:
     variables = {variable["name"]: variable.get("value") for variable in mlflow["env"]}
     words = [word.replace("$(ALLOWED_HOSTS)", variables["ALLOWED_HOSTS"]) for word in mlflow["args"]]
     given = server.make_context("server", words).params
+    assert variables["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false", "seven processes for language models"
     assert given["app_name"] == "basic-auth" and given["serve_artifacts"] is True
     assert given["artifacts_destination"] == "s3://mlflow"
     assert "mlflow:5000" in given["allowed_hosts"].split(",")

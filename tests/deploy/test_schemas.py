@@ -133,7 +133,8 @@ def test_every_component_is_built_by_some_kustomization() -> None:
         for file in K8S.rglob("kustomization.yaml")
         if yaml.safe_load(file.read_text())["kind"] == "Component"
     }
-    assert named == components
+    by_a_test = {K8S / "components" / "bucket"}  # test_network: an operator adds it
+    assert named | by_a_test == components and not named & by_a_test
 
 
 # what was misspelt | of which kind | where | the field as it should be, and as it is written

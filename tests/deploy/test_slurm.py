@@ -93,9 +93,13 @@ def test_the_commands_exit_code_is_the_jobs(env: dict[str, str]) -> None:
 
 
 def test_secrets_come_from_a_file(env: dict[str, str], tmp_path: Path) -> None:
-    (tmp_path / "secrets.env").write_text("A_SECRET='of the file'\n")
-    _, calls, _ = run(env | {"MAETRAIN_ENV_FILE": str(tmp_path / "secrets.env")}, "maetrain", "x")
-    assert any(call.endswith("secret=of the file") for call in calls)
+    (tmp_path / "secrets.env").write_text("# of mine\n\nA_SECRET=it's $HOME & of the file\n")
+    env |= {"MAETRAIN_ENV_FILE": str(tmp_path / "secrets.env")}
+    _, calls, _ = run(env, "maetrain", "x")
+    assert any(call.endswith("secret=it's $HOME & of the file") for call in calls)
+    (tmp_path / "secrets.env").write_text("hush & hush\n")
+    code, _, stderr = run(env, "maetrain", "x")
+    assert code == 2 and "a line is no NAME=VALUE" in stderr and "hush" not in stderr
 
 
 def test_at_the_time_limit_only_the_driver_is_asked_and_the_job_comes_again(env: dict[str, str]) -> None:
