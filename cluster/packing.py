@@ -20,8 +20,8 @@ LIMIT_MIB = 100
 _FOLDERS = {"__pycache__", "build", "data", "dist", "mlartifacts", "mlflow-server", "mlruns", "node_modules", "runs"}
 _FOLDERS |= {"shards", "venv"}
 # a folder that holds one of these is an archive, shards, a run, a sweep or a server of MLflow
-_DATA_FOLDER = ("dataset.json", "index.json", "run.json", "sweep.json", "dataset_description.json", "accounts.db")
-_DATA_FOLDER += ("basic_auth.ini", "server.json")
+_DATA_FOLDER = {"dataset.json", "index.json", "run.json", "sweep.json", "dataset_description.json"}
+_DATA_FOLDER |= {"accounts.db", "basic_auth.ini", "server.json"}
 _DATA = (".nii", ".nii.gz", ".dcm", ".nrrd", ".mha", ".mhd", ".tar", ".npy", ".npz", ".h5", ".db", ".parquet")
 _MODELS = (".safetensors", ".pt", ".pth", ".ckpt", ".onnx")
 _KEYS = (".pem", ".key", ".p12", ".env")
