@@ -47,11 +47,11 @@ def test_a_variable_of_the_cluster_is_named_and_must_be_there() -> None:
 
 def test_a_file_of_the_cluster_gives_variables_to_the_driver(tmp_path: Path) -> None:
     file = tmp_path / "my secrets.env"
-    secret = 'it\'s $HOME & `date`; "all" of it #1 '
-    file.write_text(f"# a remark\n\nOTHER=1\nA_SECRET={secret}")
+    word = 'it\'s $HOME & `date`; "all" of it #1 '
+    file.write_text(f"# a remark\n\nOTHER=1\nA_SECRET={word}")
     command = shell_command(SHOW, cluster_env=["A_SECRET", "OTHER"], env_file=str(file))
-    assert run(command) == (0, f"[] {secret}\n", "") and "all" not in command
-    file.write_text("A_SECRET=x\nhush & hush\n")
+    assert run(command) == (0, f"[] {word}\n", "") and "all" not in command
+    file.write_text("OTHER=1\nhush & hush\n")
     assert run(command) == (2, "", f"maetrain: --env-file {file}: a line is no NAME=VALUE\n")
     file.unlink()
     code, stdout, stderr = run(command)
