@@ -9,7 +9,7 @@ from cluster.stages import Stage
 from data_shards.errors import InputError
 from data_shards.formats.index import ShardIndex
 from data_shards.splits import Split
-from maetrain.checkpoint.handover import PoolScan, check_fits, read_pool
+from maetrain.checkpoint.handover import PoolScan, check_fits, read_pool, run_of
 from maetrain.finetune.config import FinetuneJob
 from maetrain.finetune.job import JobResult
 from maetrain.finetune.plan import Encoders
@@ -65,7 +65,7 @@ def report_inputs(
     pools = [read_pool(folder) for folder in handovers]
     shown = next((folder.parent for folder in handovers if (folder.parent / "curve.jsonl").is_file()), None)
     loss = LossCurve.load(shown / "curve.jsonl") if shown else LossCurve()
-    runs = "; ".join(f"{arm}: {', '.join(f.parent.name for f in folders)}" for arm, folders in encoders.items())
+    runs = "; ".join(f"{arm}: {', '.join(map(run_of, folders))}" for arm, folders in encoders.items())
     return ReportInputs(
         title=config.title,
         test_subjects=len(split.test),

@@ -22,6 +22,7 @@ from cluster.scans import ScoredScans, TrainingScans
 from cluster.session import Resources
 from cluster.stages import Stage
 from data_shards.errors import InputError
+from maetrain.checkpoint.handover import run_of
 from maetrain.finetune.config import FinetuneJob
 from maetrain.finetune.job import JobResult, Protocol, read_result
 from maetrain.finetune.plan import best_rates
@@ -161,7 +162,7 @@ def _run_missing(
 
 def _facts(comparison: Comparison, job: FinetuneJob, stage: Stage) -> RunFacts:
     config, index = comparison.config, comparison.index
-    pretrain_run = Path(job.handover).parent.name if job.handover else "none"
+    pretrain_run = run_of(Path(job.handover)) if job.handover else "none"
     cell = {"budget": str(job.budget), "arm": job.arm, "seed": str(job.seed)}
     return RunFacts(
         work=stage.key,

@@ -47,6 +47,7 @@ class EncoderHandover(BaseModel):
     key_map: dict[str, str] = Field(description="name in the weights file -> name in the segmentation network")
     shard_index_sha256: str
     pretrain_fingerprint: str
+    run: str = Field("", description="name of the pretraining run; empty = that of the folder above")
     step: int = Field(ge=0, description="optimizer steps of pretraining")
     weights_sha256: str
     pool_sha256: str = Field(description="hash of pool.json")
@@ -144,6 +145,11 @@ def read_pool(folder: Path) -> list[PoolScan]:
         return read_model(path, Pool).root
     except ValueError as error:
         raise InputError(f"{path}: not a list of scans: {error}; export it again") from None
+
+
+def run_of(folder: Path) -> str:
+    """Name of the pretraining run that the encoder is of. Reads the contract alone, checks nothing."""
+    return read_model(folder / CONTRACT, EncoderHandover).run or folder.parent.name
 
 
 def check_fits(

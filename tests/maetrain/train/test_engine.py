@@ -16,7 +16,7 @@ from data_shards.errors import InputError
 from data_shards.formats.index import ShardIndex
 from maetrain.checkpoint.commit import CheckpointManifest, commit, newest_committed, read_committed, write_rank_file
 from maetrain.checkpoint.fragments import assemble, to_named
-from maetrain.checkpoint.handover import load_encoder, read_pool
+from maetrain.checkpoint.handover import load_encoder, read_pool, run_of
 from maetrain.models.config import NNFormerConfig
 from maetrain.models.mae import MaskedAutoencoder
 from maetrain.models.segmentation import NNFormer
@@ -328,6 +328,7 @@ def test_the_exported_encoder_is_the_trained_one_and_names_its_pool(
     whole: PretrainSetup, small_index: ShardIndex, tmp_path: Path
 ) -> None:
     handover = export_encoder(Path(whole.run_dir), tmp_path)
+    assert run_of(tmp_path) == Path(whole.run_dir).name != tmp_path.parent.name
     assert handover.step == 6 and handover.shard_index_sha256 == small_index.sha256
     assert {(s.case, s.voxel_sha256) for s in read_pool(tmp_path)} == {
         (v.case, v.voxel_sha256) for v in small_index.volumes
