@@ -105,7 +105,8 @@ def _package(recipe: str | None, working_dir: Path | None) -> Iterator[tuple[Pat
             if recipe is not None and is_file and not (folder / recipe).is_file():
                 raise InputError(
                     f"{recipe} does not go along: --working-dir leaves out hidden files, what git ignores, what is "
-                    "called like a secret, and folders that hold data or runs; move it to another folder, or name it otherwise"
+                    "called like a secret, and folders that hold data or runs; move it to another folder, or name it "
+                    "otherwise"
                 )
             yield folder, recipe
     elif recipe is not None and is_file:
