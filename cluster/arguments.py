@@ -25,6 +25,7 @@ class Place(click.ParamType):
 
 PLACE = Place()
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+PORT = click.IntRange(1, 65535)
 ADDRESS = click.option(
     "--address", help="Ray cluster that this machine is part of: auto, or HOST:PORT; without it, Ray starts here."
 )

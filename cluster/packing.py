@@ -61,16 +61,17 @@ def packed_recipe(recipe: Path) -> Iterator[Path]:
 
 def source_files(folder: Path) -> list[Path]:
     """Relative paths of what is packed, in order. Links are left out: they may lead anywhere."""
-    left_out = (*_DATA, *_MODELS, *_KEYS)
     known = _known_to_git(folder)
-    found = [path for path in (_walk(folder) if known is None else known) if not path.name.endswith(left_out)]
-    found = [path for path in found if not _may_be_a_secret(path.name)]
+    found = [path for path in (_walk(folder) if known is None else known) if not _stays_here(path.name)]
     is_data = {parent: _holds_data(folder, parent) for path in found for parent in path.parents}
     return sorted(p for p in found if not any(is_data[up] for up in p.parents) and _is_file(folder / p))
 
 
-def _may_be_a_secret(name: str) -> bool:
-    return not name.endswith(_TEXTS) and (looks_like_a_secret(name) or _KEY_FILES.fullmatch(name) is not None)
+def _stays_here(name: str) -> bool:
+    """A file of data, a model, or what may be a secret."""
+    if name.endswith((*_DATA, *_MODELS, *_KEYS)) or _KEY_FILES.fullmatch(name):
+        return True
+    return looks_like_a_secret(name) and not name.endswith(_TEXTS)
 
 
 def _is_file(path: Path) -> bool:

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import click
 
-from cluster.arguments import FILE, examples
+from cluster.arguments import FILE, PORT, examples
 
 _LOCAL = click.option("--local", is_flag=True, help="A head on this machine, with a token.")
-_PORT = click.IntRange(1, 65535)
 _MACHINES = click.argument("file", type=FILE, required=False)
 
 
@@ -27,8 +26,8 @@ def cluster() -> None:
 @cluster.command("up", epilog=examples("maetrain cluster up --local", "maetrain cluster up deploy/ray/cluster.yaml"))
 @_MACHINES
 @_LOCAL
-@click.option("--port", type=_PORT, default=8265, show_default=True, help="Of the job server, with --local.")
-@click.option("--ray-port", type=_PORT, default=6379, show_default=True, help="Of Ray itself, with --local.")
+@click.option("--port", type=PORT, default=8265, show_default=True, help="Of the job server, with --local.")
+@click.option("--ray-port", type=PORT, default=6379, show_default=True, help="Of Ray itself, with --local.")
 @click.option("--cpus", type=click.IntRange(min=1), help="CPU cores to offer, with --local. Default: all.")
 def cluster_up(file: Path | None, local: bool, port: int, ray_port: int, cpus: int | None) -> None:
     """Start the machines of FILE and Ray on them, or a head here; one that runs already is brought up to date."""

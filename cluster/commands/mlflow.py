@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cluster.arguments import FILE, FOLDER, examples
+from cluster.arguments import FILE, FOLDER, PORT, examples
 
 _FOLDER = click.argument("folder", type=FOLDER, default="mlflow-server", metavar="[FOLDER]")
 
@@ -34,7 +34,7 @@ def mlflow() -> None:
 )
 @click.option("--artifacts", metavar="PLACE", help="A folder, or s3://BUCKET/FOLDER. Default: artifacts in FOLDER.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
+@click.option("--port", type=PORT, default=5000, show_default=True)
 @click.option(
     "--allowed-hosts", metavar="NAME,...", default="", help="Names under which other machines, or a proxy, ask for it."
 )

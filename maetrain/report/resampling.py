@@ -96,13 +96,20 @@ def widened(values_PS: np.ndarray, factor: float) -> np.ndarray:
 
 
 def interval(
-    values_PS: np.ndarray, rng: np.random.Generator, num_resamples: int = NUM_RESAMPLES
+    values_PS: np.ndarray,
+    rng: np.random.Generator,
+    num_resamples: int = NUM_RESAMPLES,
+    limits: tuple[float, float] = (-math.inf, math.inf),
 ) -> tuple[float, float]:
-    """95 % interval of the table's mean. NaN with one person, who says nothing about others."""
+    """95 % interval of the table's mean, within `limits`: what a value can be.
+
+    NaN with one person, who says nothing about others.
+    """
     if values_PS.shape[0] < 2:
         return math.nan, math.nan
     draws = draw(values_PS.shape[0], values_PS.shape[1], rng, num_resamples)
-    return tails(resampled_means(widened(values_PS, few_factor(values_PS)), draws))
+    low, high = tails(resampled_means(widened(values_PS, few_factor(values_PS)), draws))
+    return max(low, limits[0]), min(high, limits[1])
 
 
 def tails(values_R: np.ndarray) -> tuple[float, float]:

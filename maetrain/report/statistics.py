@@ -92,10 +92,9 @@ def compare(
             continue
         base_PS, arm_PS = table_PS(base, seeds), table_PS(other, seeds)
         difference_PS = arm_PS - base_PS
-        low, high = np.clip(interval(difference_PS, np.random.default_rng([seed, budget]), num_resamples), -1.0, 1.0)
+        low, high = interval(difference_PS, np.random.default_rng([seed, budget]), num_resamples, (-1.0, 1.0))
         p = wilcoxon_p(difference_PS.mean(axis=1))
-        means = float(base_PS.mean()), float(arm_PS.mean())
-        found.append((budget, difference_PS.shape, *means, float(low), float(high), p))
+        found.append((budget, difference_PS.shape, float(base_PS.mean()), float(arm_PS.mean()), low, high, p))
     p_holm = holm([p for *_, p in found])
     return [
         BudgetComparison(
@@ -111,8 +110,8 @@ def arm_curve(rows: Sequence[ScoreRow], seed: int = 0, num_resamples: int = NUM_
     points = []
     for (budget, arm), by_seed in sorted(dice_by_job(rows).items()):
         dice_PS = table_PS(by_seed, sorted(by_seed))
-        low, high = np.clip(interval(dice_PS, np.random.default_rng([seed, budget]), num_resamples), 0.0, 1.0)
-        points.append(ArmPoint(budget, arm, float(dice_PS.mean()), float(low), float(high), *dice_PS.shape))
+        low, high = interval(dice_PS, np.random.default_rng([seed, budget]), num_resamples, (0.0, 1.0))
+        points.append(ArmPoint(budget, arm, float(dice_PS.mean()), low, high, *dice_PS.shape))
     return points
 
 

@@ -1,5 +1,6 @@
 """The manifests as `kubectl kustomize` writes them, and the pods in them, wherever they are nested."""
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -50,6 +51,15 @@ def text_of(folder: str) -> str:
 def build(folder: str) -> list[Manifest]:
     """A new copy each time, so that a test may spoil it."""
     return list(yaml.load_all(text_of(folder), Loader=yaml.CSafeLoader))
+
+
+def build_with(component: Path, platform: str, folder: Path) -> list[Manifest]:
+    """A platform to which somebody has added the component, written into the empty `folder`."""
+    resource, added = (os.path.relpath(path, folder.resolve()) for path in (K8S / platform, component))
+    (folder / "kustomization.yaml").write_text(f"resources: [{resource}]\ncomponents: [{added}]\n")
+    done = kubectl("kustomize", str(folder.resolve()))
+    assert done.returncode == 0, done.stderr
+    return list(yaml.load_all(done.stdout, Loader=yaml.CSafeLoader))
 
 
 def of_kind(manifests: list[Manifest], *kinds: str) -> list[Manifest]:

@@ -1,15 +1,13 @@
 """Who may speak with whom: read off the policies from both ends, and compared with a table written by hand."""
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from tests.deploy.manifests import GPU, K8S, PLATFORMS, Manifest, Pod, build, kubectl, name_of, of_kind, pods
+from tests.deploy.manifests import GPU, K8S, PLATFORMS, Manifest, Pod, build, build_with, name_of, of_kind, pods
 from tests.deploy.test_schemas import complaints
 
 COMPONENT = "app.kubernetes.io/component"
@@ -146,11 +144,7 @@ def specs_with(node: Any, key: str) -> Iterator[Manifest]:
 
 @pytest.mark.parametrize("folder", PLATFORMS)
 def test_the_component_for_a_bucket_opens_the_one_way_to_it(folder: str, tmp_path: Path) -> None:
-    platform, component = (os.path.relpath(K8S / name, tmp_path.resolve()) for name in (folder, "components/bucket"))
-    (tmp_path / "kustomization.yaml").write_text(f"resources: [{platform}]\ncomponents: [{component}]\n")
-    done = kubectl("kustomize", str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    found = list(yaml.load_all(done.stdout, Loader=yaml.CSafeLoader))
+    found = build_with(K8S / "components" / "bucket", folder, tmp_path)
     more = [p for p in of_kind(found, "NetworkPolicy") if name_of(p) not in {name_of(old) for old in build(folder)}]
     assert {p["metadata"]["namespace"] for p in more} == {"maetrain"}
     assert [line for policy in more for line in complaints(policy, None)] == []

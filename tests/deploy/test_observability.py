@@ -25,7 +25,8 @@ from cluster.session import Resources
 from data_shards.build import BuildConfig, build
 from maetrain.tracking.tracker import NullTracker
 from maetrain.train.wishes import Stopped
-from tests.deploy.manifests import K8S, Manifest, kubectl, name_of, of_kind, pods
+from tests.deploy.manifests import Manifest, build_with, name_of, of_kind, pods
+from tests.deploy.manifests import build as manifests_of
 from tests.deploy.test_network import flows, selected
 from tests.deploy.test_schemas import complaints
 from tests.docs.blocks import ROOT
@@ -138,14 +139,8 @@ def test_datasource_and_run_are_chosen_by_the_reader() -> None:
 @pytest.fixture(scope="module", params=["base", "overlays/local", "overlays/gpu"])
 def with_component(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
     """A platform to which somebody has added the component, and its jobs."""
-    folder = tmp_path_factory.mktemp("overlay").resolve()
-    platform, component, jobs = (
-        os.path.relpath(path, folder) for path in (K8S / request.param, FOLDER, K8S / request.param / "jobs")
-    )
-    (folder / "kustomization.yaml").write_text(f"resources: [{platform}]\ncomponents: [{component}]\n")
-    both = [kubectl("kustomize", str(built)) for built in (folder, folder / jobs)]
-    assert not [done.stderr for done in both if done.returncode]
-    return [manifest for done in both for manifest in yaml.load_all(done.stdout, Loader=yaml.CSafeLoader)]
+    folder = tmp_path_factory.mktemp("overlay")
+    return build_with(FOLDER, request.param, folder) + manifests_of(f"{request.param}/jobs")
 
 
 def added(manifests: list[Manifest]) -> dict[str, Manifest]:
