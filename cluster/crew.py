@@ -18,6 +18,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cluster.journaled import journaled
+from cluster.provenance import maker
 from data_shards.loading.labelled import LabelledCase
 from maetrain.finetune.config import FinetuneJob
 from maetrain.finetune.job import JobResult, Protocol, run_job
@@ -87,7 +88,7 @@ class Finetuner:
             tracker.tags(facts.tags)
             tracker.params(facts.params)
             tracker.dataset(*facts.dataset, "finetune")
-            return run_job(task.job, protocol, cases, monitor, task.folder, tracker, self.who)
+            return run_job(task.job, protocol, cases, monitor, task.folder, tracker, self.who, maker())
 
 
 def _scans(references: Sequence[ray.ObjectRef]) -> list[LabelledCase]:

@@ -75,7 +75,8 @@ def _run(config: RunConfig, archive: Archive, out: Path, address: str | None, ti
             check_setup(make_setup(config, index, pool, stage.folder), index.sha256, config.cluster, resources)
 
         root = open_store(out, None)
-        work = fingerprint({"archive": str(archive.root.resolve()), "config": config.model_dump(mode="json")})
+        what = {"archive": str(archive.root.resolve()), "index": tar_index.sha256}
+        work = fingerprint(what | {"config": config.model_dump(mode="json")})
         with tracked(root, f"demo {archive.name}", work) as parent:
             tracking = Tracking(root.uri, root.experiment_id, parent.run_id)
             parent.tags({"kind": "demo"})

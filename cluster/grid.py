@@ -9,6 +9,7 @@ from cluster.stages import Stage
 from data_shards.archive.layout import Archive
 from data_shards.formats.index import ShardIndex
 from data_shards.splits import Split
+from maetrain.checkpoint.fingerprint import fingerprint
 from maetrain.checkpoint.handover import read_handover
 from maetrain.evaluate.study import Study, test_study
 from maetrain.finetune.config import FinetuneConfig, FinetuneJob
@@ -48,6 +49,13 @@ class Comparison:
     def references(self) -> dict[str, dict[str, list[str]]]:
         """What scores are taken against, by content; "" are the test persons."""
         return {name: study.content for name, study in {"": self.test, **self.elsewhere}.items()}
+
+    @property
+    def work(self) -> str:
+        """Names the whole. Other encoders, scans or studies in the same folder are another comparison."""
+        weights = {arm: [self.weights[folder] for folder in folders] for arm, folders in self.arms.items()}
+        what = {"config": self.config.model_dump(mode="json"), "index": self.index.sha256, "weights": weights}
+        return fingerprint({"out": str(self.out.resolve()), "on": self.references, **what})
 
     @property
     def fewest(self) -> int:

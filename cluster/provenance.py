@@ -41,12 +41,16 @@ def hardware() -> str:
     return f"{len(os.sched_getaffinity(0))} cores of {model}" + (f", {len(gpus)} x {gpus[0]}" if gpus else ", no GPU")
 
 
+def maker() -> dict[str, str]:
+    """This process's commit and hardware."""
+    return {"commit": commit(), "hardware": hardware()}
+
+
 @cache
 def provenance() -> dict[str, str]:
     """Label -> value, in the order the report shows them."""
     versions = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
     return {
-        "commit": commit(),
-        "hardware": hardware(),
+        **maker(),
         "versions": f"maetrain {version('maetrain')}, Python {platform.python_version()}, {versions}",
     }

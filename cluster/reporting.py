@@ -20,13 +20,13 @@ from maetrain.report.wording import join, persons
 from maetrain.train.curve import Curve as LossCurve
 
 
-def overlap(index: ShardIndex, split: Split, pool: Sequence[PoolScan]) -> Overlap:
-    """How many of the test persons the encoder has seen: by name, and by the voxels of any of their scans."""
-    test = [volume for volume in index.volumes if volume.subject in set(split.test)]
+def overlap(index: ShardIndex, subjects: Sequence[str], pool: Sequence[PoolScan]) -> Overlap:
+    """How many of these persons an encoder has seen: by name, and by the voxels of any of their scans."""
+    held_out = [volume for volume in index.volumes if volume.subject in set(subjects)]
     seen_subjects, seen_voxels = {s.subject for s in pool}, {s.voxel_sha256 for s in pool}
     return Overlap(
-        by_person=len({v.subject for v in test if v.subject in seen_subjects}),
-        by_voxel_hash=sum(v.voxel_sha256 in seen_voxels for v in test),
+        by_person=len({v.subject for v in held_out if v.subject in seen_subjects}),
+        by_voxel_hash=sum(v.voxel_sha256 in seen_voxels for v in held_out),
     )
 
 
@@ -39,7 +39,7 @@ def check_encoder(index: ShardIndex, split: Split, config: RunConfig, handover: 
 
 def check_overlap(index: ShardIndex, split: Split, handover: Path) -> Overlap:
     """InputError where the encoder has seen a test person: the comparison would be void."""
-    found = overlap(index, split, read_pool(handover))
+    found = overlap(index, split.test, read_pool(handover))
     if found.by_person or found.by_voxel_hash:
         raise InputError(
             f"{handover}: this encoder was pretrained on {found.by_person} of the {len(split.test)} test persons "
@@ -63,6 +63,7 @@ def report_inputs(
     encoders = {arm: [Path(folder) for folder in folders] for arm, folders in comparison.arms.items() if folders}
     handovers = [folder for folders in encoders.values() for folder in folders]
     pools = [read_pool(folder) for folder in handovers]
+    seen = [scan for pool in pools for scan in pool]
     shown = next((folder.parent for folder in handovers if (folder.parent / "curve.jsonl").is_file()), None)
     loss = LossCurve.load(shown / "curve.jsonl") if shown else LossCurve()
     runs = "; ".join(f"{arm}: {', '.join(map(run_of, folders))}" for arm, folders in encoders.items())
@@ -70,7 +71,7 @@ def report_inputs(
         title=config.title,
         test_subjects=len(split.test),
         pool_volumes=max((len(pool) for pool in pools), default=0),
-        overlap=overlap(index, split, [scan for pool in pools for scan in pool]) if pools else None,
+        overlap=overlap(index, split.test, seen) if pools else None,
         tolerance_mm=config.evaluate.tolerance_mm,
         curves=[
             Curve(budget=r.job.budget, arm=r.job.arm, seed=r.job.seed, steps=r.monitor_steps, dice=r.monitor_dice)
@@ -83,8 +84,31 @@ def report_inputs(
         config_yaml=explained(config),
         provenance={"shard index": index.sha256, "encoder runs": runs or "none"} | provenance,
         quarantined=[Quarantined(case=q.case, path=q.path, reason=q.reason) for q in index.quarantined],
-        notes=notes(config, index, comparison.arms, rates, {job.budget for job in comparison.trials()}),
+        notes=[
+            *notes(config, index, comparison.arms, rates, {job.budget for job in comparison.trials()}),
+            *_watched_and_seen(overlap(index, split.monitor, seen)),
+            *_unequal_steps(results),
+        ],
     )
+
+
+def _watched_and_seen(monitor: Overlap) -> list[str]:
+    """Foreign encoders may have seen whom the curves are drawn on."""
+    if not (monitor.by_person or monitor.by_voxel_hash):
+        return []
+    return [
+        f"Persons who draw the convergence curves were pretrained on ({monitor.by_person} by name, "
+        f"{monitor.by_voxel_hash} scans by voxels): the curves flatter that arm, the test scores do not."
+    ]
+
+
+def _unequal_steps(results: Sequence[JobResult]) -> list[str]:
+    fewest, most = min(result.steps for result in results), max(result.steps for result in results)
+    if fewest == most:
+        return []
+    return [
+        f"Jobs ended early (finetune.patience), after {fewest} to {most} steps: arms are not compared at equal steps."
+    ]
 
 
 def _pictures(pretraining: Path | None, stages: Mapping[FinetuneJob, Stage], out: Path) -> list[Picture]:
@@ -127,7 +151,7 @@ def notes(
         )
         if untried := [budget for budget in config.sweep.budgets if budget not in tried]:
             said.append(f"These rates, chosen there, serve {persons(untried)}, too: none were searched for those.")
-    elif len(arms) > 1 and config.finetune.learning_rate != config.finetune.pretrained_learning_rate:
+    elif len(arms) > 1:
         said.append(
             f"Peak learning rate: {config.finetune.learning_rate:g} from scratch, "
             f"{config.finetune.pretrained_learning_rate:g} from a pretrained encoder; fixed beforehand, not searched."

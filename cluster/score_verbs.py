@@ -30,6 +30,12 @@ def run_evaluate_verb(
             f"{archive_root}: its classes are {list(archive.class_names)}, the model's {list(contract.class_names)}: "
             "scores would compare unlike things; give an archive with the model's classes, in their order"
         )
+    if archive.channel_names != contract.channel_names:
+        raise InputError(
+            f"{archive_root}: its channels are {list(archive.channel_names)}, the model's "
+            f"{list(contract.channel_names)}: give an archive with the same ones, in their order, or rename them in "
+            "its dataset.json"
+        )
     network.to("cuda" if torch.cuda.is_available() else "cpu")
     scans = read_study(cases, len(contract.class_names))
     if trained := [case.case for case in cases if scans.voxel_sha256[case.case] in contract.trained_on]:

@@ -6,11 +6,12 @@ can say what changed. Old folders stay, so going back to old settings costs noth
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from cluster.provenance import commit, hardware
+from cluster.provenance import maker
 from data_shards.formats.files import write_text
 from maetrain.checkpoint.fingerprint import differences, fingerprint
 
@@ -38,13 +39,14 @@ class Stage:
     def is_finished(self) -> bool:
         return (self.folder / DONE).is_file()
 
-    def finish(self, seconds: float) -> None:
-        made_by = {"commit": commit(), "hardware": hardware()}
-        done = {"inputs": self.inputs, "seconds": round(seconds, 2), "finished": time.time(), "made_by": made_by}
+    def finish(self, seconds: float, made_by: Mapping[str, str] | None = None) -> None:
+        """`made_by`: commit and hardware of the process that did it; None = this one."""
+        done = {"inputs": self.inputs, "seconds": round(seconds, 2), "finished": time.time()}
+        done["made_by"] = dict(made_by or maker())
         write_text(self.folder / DONE, json.dumps(done, indent=1))
 
     def made_by(self) -> str:
-        """Commit and hardware of the call that finished it, which a later call that keeps it may not share."""
+        """Commit and hardware of the process that did it, which the call that reports it may not share."""
         made_by = json.loads((self.folder / DONE).read_text()).get("made_by", {})
         return f"{made_by.get('commit', 'unknown commit')} on {made_by.get('hardware', 'unknown hardware')}"
 

@@ -105,7 +105,9 @@ def _run_jobs(
     kept = {job: result for job, stage in stages.items() if (result := read_result(stage.folder))}
     for job, result in kept.items():
         if not stages[job].is_finished:
-            stages[job].finish(result.seconds)  # done when an earlier driver died before it could say so
+            stages[job].finish(
+                result.seconds, result.made_by
+            )  # done when an earlier driver died before it could say so
         watch(stages[job].folder / JOURNAL)
     missing = [job for job in stages if job not in kept]
     if missing:
@@ -150,7 +152,7 @@ def _run_missing(
                     "not see this folder; give a folder that all nodes share"
                 )
             else:
-                stages[job].finish(result.seconds)
+                stages[job].finish(result.seconds, result.made_by)
     if failures:
         (job, first), more = next(iter(failures.items())), len(failures) - 1
         others = f"; {more} more failed as well" if more else ""

@@ -22,7 +22,6 @@ from data_shards.errors import InputError
 from data_shards.formats.files import absolute, locked
 from data_shards.formats.index import ShardIndex
 from data_shards.splits import Split
-from maetrain.checkpoint.fingerprint import fingerprint
 from maetrain.checkpoint.handover import read_pool
 from maetrain.recipes.config import SCRATCH, UNTRAINED, RunConfig
 from maetrain.tracking.work import Tracking
@@ -53,8 +52,7 @@ def run_sweep_verb(order: SweepOrder, out: Path, address: str | None, uri: str |
             others = {str(folder): f"--elsewhere {name}" for name, folder in order.elsewhere.items()}
             read = {absolute(index.root): "--shards", str(order.data): "--data", **handovers, **others}
             check_storage(absolute(out), read)
-            work = fingerprint({"out": str(out.resolve()), "config": config.model_dump(mode="json")})
-            with tracked(root, f"sweep {out.name}", work) as parent:
+            with tracked(root, f"sweep {out.name}", comparison.work) as parent:
                 parent.tags({"kind": "sweep"})
                 parent.dataset(index.name, index.sha256, str(index.root), "finetune")
                 tracking = Tracking(root.uri, root.experiment_id, parent.run_id)

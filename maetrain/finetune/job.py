@@ -96,6 +96,7 @@ class JobResult(BaseModel):
     scoring_s: float
     seconds: float = Field(description="from start to result")
     handover: str = Field("", description="how the encoder's weights were matched")
+    made_by: dict[str, str] = Field({}, description="commit and hardware of the process that did it")
 
     @property
     def kept_dice(self) -> float:
@@ -120,10 +121,12 @@ def run_job(
     folder: Path,
     tracker: Tracker,
     who: RankInfo,
+    made_by: Mapping[str, str] | None = None,
 ) -> JobResult:
     """Trains on `cases`, all those of the job's persons, scores, and leaves everything in `folder`.
 
-    Every rank of a group calls it and gets the result; the first one writes and tracks.
+    `made_by`: commit and hardware, for the result. Every rank of a group calls it and gets the result; the first one
+    writes and tracks.
     """
     started = time.perf_counter()
     config = protocol.finetune
@@ -159,6 +162,7 @@ def run_job(
         scoring_s=ended - between,
         seconds=time.perf_counter() - started,
         handover=handover.line() if handover else "",
+        made_by=dict(made_by or {}),
     )
     if who.is_first:
         write_text(folder / RESULT, result.model_dump_json(indent=1))
@@ -215,7 +219,8 @@ def _score(
 
     if who.is_first:
         picture.unlink(missing_ok=True)
-    rows = _rows(network, job, protocol, protocol.test_scans, who, draw_first)
+    drawn = [draw_first] if who.is_first else []  # the first rank has the first case
+    rows = _rows(network, job, protocol, protocol.test_scans, who, *drawn)
     means = class_means(rows)
     others = {name: _rows(network, job, protocol, scans, who) for name, scans in protocol.elsewhere.items()}
     if who.is_first:

@@ -3,6 +3,7 @@
 B batch, C channel, D H W voxels, K classes
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar, cast
@@ -12,6 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from data_shards.errors import InputError
 from data_shards.labels import Labels
 from data_shards.loading.labelled import LabelledCase, labelled_batches
 from data_shards.order.streams import stream_seed
@@ -81,7 +83,7 @@ def fit(
 
     It gets (B, C, D, H, W) and gives a list of (B, K, D, H, W), full resolution first. `groups`: of its parameters,
     each with a `rate_scale`. The crops depend on the job's seed and budget alone, neither on its arm nor on the number
-    of ranks, which share every batch.
+    of ranks, which share every batch. InputError where the loss is no longer a number: trying again would not help.
     """
     network.to(who.device)
     mean = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay)) if config.ema_decay else None
@@ -134,7 +136,12 @@ def fit(
             mean.update_parameters(network)
         done = step + 1
         if done % config.log_every == 0 or done == config.steps:
-            on_metrics({"train_loss": float(loss.detach()), "learning_rate": learning_rate}, done)
+            value = float(loss.detach())
+            if not math.isfinite(value) and not job.is_trial:  # a trial's Dice says that its rate is none
+                raise InputError(
+                    f"the loss is {value} after {done} steps at a peak of {peak:g}: lower the learning rate"
+                )
+            on_metrics({"train_loss": value, "learning_rate": learning_rate}, done)
         if done % config.monitor_every == 0 or done == config.steps:
             measure(done)
             if best is not None and config.patience and best.worse >= config.patience:

@@ -78,9 +78,12 @@ def convergence(
 
 
 def on_one_grid(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray]:
-    """(steps (N,), Dice (S, N)) of several seeds, on all their steps inside the range that every one covers."""
-    start, end = max(c.steps[0] for c in curves), min(c.steps[-1] for c in curves)
-    steps_N = np.array(sorted({step for c in curves for step in c.steps if start <= step <= end}), dtype=float)
+    """(steps (N,), Dice (S, N)) of several seeds, on all their steps from where every one has begun.
+
+    One that ended early keeps its last Dice: that is what it was scored with.
+    """
+    start = max(c.steps[0] for c in curves)
+    steps_N = np.array(sorted({step for c in curves for step in c.steps if step >= start}), dtype=float)
     return steps_N, np.array([np.interp(steps_N, c.steps, c.dice) for c in curves])
 
 

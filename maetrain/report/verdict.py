@@ -12,6 +12,7 @@ from maetrain.report.statistics import BudgetComparison
 from maetrain.report.wording import difference_text, ends_text, join, p_text, persons, reach_text, signed
 
 ALPHA = 0.05
+MAIN = "mae"
 CONTROL = "random-mae"  # pretrained for zero steps: the same way of transfer, with nothing learnt
 HELPS, HURTS, UNCONFIRMED, NOTHING = "helps", "hurts", "unconfirmed", "no measurable difference"
 
@@ -39,13 +40,14 @@ def headline(comparisons: Sequence[BudgetComparison], saved: Sequence[LabelsSave
         largest = max(comparisons, key=lambda c: abs(c.difference))
         where = f"with {persons([c.budget for c in comparisons])} to learn from"
         return (
-            f"Pretraining bought nothing measurable: {where}, no difference in Dice can be told from zero. "
-            f"The largest was {difference_text(largest)} with {persons([largest.budget])}."
+            f"{_subject(largest)} bought nothing measurable{_over(largest)}: {where}, no difference in Dice "
+            f"can be told from zero. The largest was {difference_text(largest)} with {persons([largest.budget])}."
         )
     sentences = []
     for name, verb in ((HELPS, "raised"), (HURTS, "lowered")):
         if by_verdict[name]:
-            sentences.append(f"Pretraining {verb} mean Dice: {_differences(by_verdict[name])}.")
+            first = by_verdict[name][0]
+            sentences.append(f"{_subject(first)} {verb} mean Dice{_over(first)}: {_differences(by_verdict[name])}.")
     sentences += [text] if (text := saved_sentence(comparisons, saved)) else []
     if by_verdict[UNCONFIRMED]:
         sentences.append(
@@ -57,12 +59,23 @@ def headline(comparisons: Sequence[BudgetComparison], saved: Sequence[LabelsSave
     return first + label + rest.replace(label or "95 % interval ", "")  # said once is enough
 
 
+def _subject(comparison: BudgetComparison) -> str:
+    """Whose doing it was: a control or another's network is no pretraining."""
+    return "Pretraining" if comparison.arm == MAIN else comparison.arm
+
+
+def _over(comparison: BudgetComparison) -> str:
+    return "" if comparison.arm == MAIN else f" over {comparison.baseline_arm}"
+
+
 def _differences(found: Sequence[BudgetComparison]) -> str:
     """Each difference with its budget; of more than three, their range and the largest."""
     if len(found) <= 3:
         return join([f"{difference_text(c)} with {persons([c.budget])}" for c in found])
-    ends = sorted((c.difference for c in found), key=abs)
+    ends = sorted(c.difference for c in found)
     largest = max(found, key=lambda c: abs(c.difference))
+    if ends[-1] < 0:
+        ends.reverse()  # the smaller loss first
     return (
         f"{signed(ends[0])} to {signed(ends[-1])} with {persons([c.budget for c in found])}, "
         f"most with {largest.budget}: {difference_text(largest)}"

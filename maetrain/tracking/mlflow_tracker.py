@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from uuid import uuid4
 
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
@@ -50,6 +50,11 @@ def open_experiment(tracking_uri: str, name: str, artifacts: Path | None = None)
 def _open_experiment(tracking_uri: str, name: str, artifacts: Path | None) -> str:
     client = MlflowClient(tracking_uri)
     if found := client.get_experiment_by_name(name):
+        if found.lifecycle_stage != LifecycleStage.ACTIVE:
+            raise InputError(
+                f"--tracking-uri {without_secrets(tracking_uri)}: somebody deleted its experiment {name!r}; bring it "
+                f"back by `mlflow experiments restore -x {found.experiment_id}`, or give another store"
+            )
         return found.experiment_id
     try:
         # the tag opens the experiment in the UI's view for trained models, not the one for language models

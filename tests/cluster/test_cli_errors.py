@@ -160,6 +160,16 @@ def test_an_archive_with_the_classes_in_another_order_is_not_scored(run: Run, mo
     assert not (tmp_path / "scores.csv").exists()
 
 
+def test_an_archive_with_other_channels_is_not_scored(run: Run, model: Path, tmp_path: Path) -> None:
+    contract = load_model(model)[1]
+    one_labelled_scan(tmp_path / "archive", 2, list(contract.class_names))
+    header = json.loads((tmp_path / "archive" / "dataset.json").read_text()) | {"modality": {"0": "FLAIR"}}
+    (tmp_path / "archive" / "dataset.json").write_text(json.dumps(header))
+    outcome = run("evaluate", model, "archive", "--out", "scores.csv")
+    mistake(outcome, "channels are ['FLAIR']", str(list(contract.channel_names)), "dataset.json")
+    assert not (tmp_path / "scores.csv").exists()
+
+
 def test_an_archive_without_labels_cannot_be_scored(run: Run, model: Path, scan: Path) -> None:
     mistake(run("evaluate", model, scan.parent, "--out", "scores.csv"), "no labelled case", "labelsTr")
 

@@ -116,6 +116,21 @@ def test_a_handover_counts_by_its_weights_and_not_by_its_folder(key_of: Callable
     assert keys[0] == keys[1] != keys[2]
 
 
+def test_other_encoders_or_studies_in_the_same_folder_are_another_comparison(
+    small_archive: Path, index: ShardIndex, split: Split, tmp_path: Path
+) -> None:
+    archive, config = read_archive(small_archive), load_recipe("demo")
+    study = read_study(archive.cases, 3)
+
+    def work(folder: Path, elsewhere: dict[str, Study] | None = None) -> str:
+        arms = {"scratch": [], "mae": [str(folder)]}
+        return Comparison(config, index, archive, split, arms, elsewhere or {}, tmp_path).work
+
+    one, other = (hand_over(tmp_path / name, []) for name in ("one", "other"))
+    assert work(one) == work(one)
+    assert len({work(one), work(other), work(one, {"there": study})}) == 3
+
+
 def test_test_cases_are_all_scans_of_the_test_persons(small_archive: Path, index: ShardIndex, split: Split) -> None:
     cases = test_study(read_archive(small_archive), index, split).cases
     assert {case.subject for case in cases} == set(split.test)
@@ -155,10 +170,10 @@ def test_a_test_person_in_the_pool_is_found_by_name_and_by_voxels(
     tmp_path: Path, index: ShardIndex, split: Split
 ) -> None:
     seen = scans_of(index, split.test[:1])
-    found = overlap(index, split, seen)
+    found = overlap(index, split.test, seen)
     assert (found.by_person, found.by_voxel_hash) == (1, len(seen))
     disguised = [scan.model_copy(update={"subject": "somebody else", "case": "x"}) for scan in seen]
-    found = overlap(index, split, disguised)
+    found = overlap(index, split.test, disguised)
     assert (found.by_person, found.by_voxel_hash) == (0, len(seen))
     folder = hand_over(tmp_path, disguised)
     assert (folder / POOL).is_file()

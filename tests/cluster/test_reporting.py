@@ -37,14 +37,15 @@ def test_rates_of_budgets_without_trials_are_said_to_come_from_others(
     assert len(found) == (2 if said else 1) and said in found[-1]
 
 
-def test_rates_that_were_not_searched_for_are_said_to_be_fixed(index: ShardIndex) -> None:
-    rates = {"learning_rate": 1e-3, "pretrained_learning_rate": 2e-4}
+@pytest.mark.parametrize("pretrained", [2e-4, 1e-3])
+def test_rates_that_were_not_searched_for_are_said_to_be_fixed(index: ShardIndex, pretrained: float) -> None:
+    rates = {"learning_rate": 1e-3, "pretrained_learning_rate": pretrained}
     (said,) = notes(RunConfig.model_validate({"finetune": rates}), index, ARMS, {}, set())
-    assert "0.001 from scratch, 0.0002 from a pretrained encoder; fixed beforehand, not searched" in said
+    assert f"0.001 from scratch, {pretrained:g} from a pretrained encoder; fixed beforehand, not searched" in said
 
 
 @pytest.mark.parametrize(("seeds", "said"), [((0, 1, 2, 3), "for 4 seeds: mae 3."), ((0, 1, 2), None)])
 def test_fewer_encoders_than_seeds_are_said(index: ShardIndex, seeds: tuple[int, ...], said: str | None) -> None:
-    found = notes(RunConfig.model_validate({"sweep": {"seeds": seeds}}), index, ARMS, {}, set())
+    found = notes(RunConfig.model_validate({"sweep": {"seeds": seeds}}), index, ARMS, RATES, {1, 2, 4})
     assert [said in text for text in found if said] == ([True] if said else [])
-    assert len(found) == bool(said)
+    assert len(found) == 1 + bool(said)

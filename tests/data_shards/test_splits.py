@@ -11,7 +11,7 @@ from data_shards.splits import (
 )
 from tests.data_shards.formats.test_index import INDEX, VOLUME
 
-PERSONS = {f"p{i:02d}": frozenset({1, 2} if i % 5 else {1, 2, 3}) for i in range(30)}  # every fifth has class 3
+PERSONS = {f"p{i:02d}": frozenset("ab" if i % 5 else "abc") for i in range(30)}  # every fifth has class c
 
 
 @pytest.mark.parametrize(("share", "monitor", "num_test"), [(0.2, 3, 6), (0.0, 0, 1), (0.9, 2, 27)])
@@ -38,7 +38,7 @@ def test_budgets_are_nested_and_the_smallest_holds_every_class(seed):
     assert sorted(order) == sorted(PERSONS)
     budgets = [budget_subjects(order, k) for k in (1, 2, 8, 30)]
     assert all(set(small) < set(large) for small, large in zip(budgets, budgets[1:], strict=False))
-    assert frozenset().union(*(PERSONS[p] for p in budgets[0])) == {1, 2, 3}
+    assert frozenset().union(*(PERSONS[p] for p in budgets[0])) == {*"abc"}
 
 
 def test_seeds_draw_other_orders_and_the_same_seed_the_same():
@@ -47,16 +47,25 @@ def test_seeds_draw_other_orders_and_the_same_seed_the_same():
 
 
 def test_a_class_that_no_training_person_has_is_named():
-    train = [person for person in PERSONS if 3 not in PERSONS[person]]
-    with pytest.raises(InputError, match="class 3 occurs in none of the 24"):
+    train = [person for person in PERSONS if "c" not in PERSONS[person]]
+    with pytest.raises(InputError, match="class c occurs in none of the 24"):
         budget_order(train, PERSONS, 2, seed=0)
 
 
 def test_a_smallest_budget_that_can_not_hold_all_classes_is_named():
-    alone = {"a": frozenset({1}), "b": frozenset({2})}
+    alone = {"a": frozenset("x"), "b": frozenset("y")}
     with pytest.raises(InputError, match=r"no 1 training persons.*sweep\.budgets"):
         budget_order(["a", "b"], alone, 1, seed=0)
     assert set(budget_order(["a", "b"], alone, 2, seed=0)) == {"a", "b"}
+
+
+def test_two_rare_classes_are_found_where_chance_would_need_thousands_of_draws():
+    persons = [f"p{i:03d}" for i in range(200)]
+    held = {p: frozenset("a") for p in persons} | {"p007": frozenset("ab"), "p150": frozenset("ac")}
+    orders = [budget_order(persons, held, 2, seed) for seed in range(8)]
+    assert all({*order[:2]} == {"p007", "p150"} and sorted(order) == persons for order in orders)
+    assert len({order[0] for order in orders}) == 2 and len(set(orders)) == 8
+    assert budget_order(persons, held, 2, 3) == budget_order(persons, held, 2, 3)
 
 
 @pytest.mark.parametrize("budget", [0, -1, 4])
@@ -72,4 +81,4 @@ def test_classes_come_from_all_labelled_scans_of_a_person():
         replace(VOLUME, subject="bert", label_classes=(0,)),
         replace(VOLUME, subject="carl", has_label=False, label_classes=()),
     )
-    assert classes_by_subject(replace(INDEX, volumes=volumes)) == {"anna": frozenset({1, 2}), "bert": frozenset()}
+    assert classes_by_subject(replace(INDEX, volumes=volumes)) == {"anna": {"x", "y"}, "bert": set()}

@@ -67,7 +67,9 @@ def test_regions_are_trained_and_scored_here_and_elsewhere(
     here, there = scores(out / "report" / "scores.csv"), scores(out / "elsewhere" / "oslo.csv")
     for rows in (here, there):
         assert {row["class"] for row in rows} == {*REGIONS}
-        assert {(row["budget"], row["arm"]) for row in rows} == {(b, a) for b in "12" for a in ("scratch", "random-mae")}
+        assert {(row["budget"], row["arm"]) for row in rows} == {
+            (b, a) for b in "12" for a in ("scratch", "random-mae")
+        }
     assert {row["subject"] for row in there} == {"q0", "q1", "q2"}
     assert not {row["subject"] for row in here} & {row["subject"] for row in there}
 

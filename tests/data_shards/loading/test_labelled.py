@@ -74,6 +74,30 @@ def test_the_same_seed_and_step_give_the_same_batch():
     assert voxels(read(3, augment=strong, start_step=5)) == voxels(read(8, augment=strong))[5:]
 
 
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_the_parts_of_all_ranks_are_the_whole_batch(ranks):
+    whole = list(itertools.islice(labelled_batches(CASES, CROP, 4, 0, 0.5, AugmentConfig()), 5))
+    parts = [
+        list(itertools.islice(labelled_batches(CASES, CROP, 4, 0, 0.5, AugmentConfig(), part=(rank, ranks)), 5))
+        for rank in range(ranks)
+    ]
+    for step, batch in enumerate(whole):
+        for of in ("image_BCDHW", "label_BDHW"):
+            assert torch.equal(torch.cat([getattr(part[step], of) for part in parts]), getattr(batch, of))
+
+
+def test_no_crop_is_centred_on_what_nobody_annotated():
+    without = [np.where(case.label_DHW == 2, 0, case.label_DHW) for case in CASES]
+    cases = [
+        LabelledCase(c.case, c.subject, c.image_CDHW, label, c.spacing_mm)
+        for c, label in zip(CASES, without, strict=True)
+    ]
+    ignoring = labelled_batches(CASES, CROP, 2, 0, 1.0, OFF, ignore_label=2)
+    unlabelled = labelled_batches(cases, CROP, 2, 0, 1.0, OFF)
+    for one, other in itertools.islice(zip(ignoring, unlabelled, strict=True), 10):
+        assert torch.equal(one.image_BCDHW, other.image_BCDHW)
+
+
 def test_crops_beyond_a_small_scan_are_air_and_background():
     (batch,) = itertools.islice(labelled_batches(CASES[:1], (30, 30, 30), 1, 0, 1.0, OFF), 1)
     image, label = batch.image_BCDHW[0, 0], batch.label_BDHW[0]

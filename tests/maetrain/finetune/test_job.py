@@ -13,6 +13,7 @@ from maetrain.evaluate.model_folder import load_model
 from maetrain.evaluate.scores import ScoreRow, read_scores
 from maetrain.evaluate.study import read_study
 from maetrain.finetune import job as job_module
+from maetrain.finetune import train
 from maetrain.finetune.config import FinetuneConfig, FinetuneJob
 from maetrain.finetune.job import RESULT, TRANSFER, JobResult, Protocol, class_means, read_result, run_job
 from maetrain.models.segmentation import NNFormer
@@ -40,11 +41,18 @@ class Notes(NullTracker):
         self.files.append(path.name)
 
 
-def run(index: ShardIndex, archive: Path, folder: Path, tracker: NullTracker, job: FinetuneJob = JOB) -> JobResult:
+def run(
+    index: ShardIndex,
+    archive: Path,
+    folder: Path,
+    tracker: NullTracker,
+    job: FinetuneJob = JOB,
+    config: FinetuneConfig = CONFIG,
+) -> JobResult:
     cases = load_labelled(index, job.subjects)
     test = read_study([case for case in read_archive(archive).cases if case.subject == "person_005"], 3)
-    protocol = Protocol.of(SMALL, CONFIG, index, 1.0, test)
-    return run_job(job, protocol, cases, cases[:1], folder, tracker, alone())
+    protocol = Protocol.of(SMALL, config, index, 1.0, test)
+    return run_job(job, protocol, cases, cases[:1], folder, tracker, alone(), {"hardware": "an abacus"})
 
 
 def test_a_job_leaves_model_scores_picture_and_result(
@@ -57,7 +65,7 @@ def test_a_job_leaves_model_scores_picture_and_result(
     assert {(r.budget, r.arm, r.seed, r.subject) for r in rows} == {(2, "scratch", 0, "person_005")}
     assert {r.class_name for r in rows} == set(small_index.class_names[1:])
     assert result.test_dice == pytest.approx(np.mean([r.dice for r in rows]))
-    assert read_result(tmp_path) == result and result.job == JOB
+    assert read_result(tmp_path) == result and result.job == JOB and result.made_by == {"hardware": "an abacus"}
     network, contract = load_model(tmp_path / "model")
     trained = {v.voxel_sha256 for v in small_index.volumes if v.subject in JOB.subjects}
     assert set(contract.trained_on) == trained
@@ -77,6 +85,33 @@ def test_a_job_from_a_handover_leaves_every_tensors_fate(
     assert {*fates["matched"], *fates["new"]} == own and fates["unused"] == []
     assert set(fates["matched"]) == {name for name in own if name.startswith("encoder.")}
     assert TRANSFER in notes.files
+
+
+@pytest.mark.parametrize(("keep", "kept_step"), [("last", 2), ("best", 1)])
+def test_the_last_and_the_best_weights_are_kept_and_the_chosen_ones_scored(
+    small_index: ShardIndex,
+    small_archive: Path,
+    tmp_path: Path,
+    keep: str,
+    kept_step: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    watched: list[dict] = []
+
+    def dice_on(network: NNFormer, *_: object) -> float:
+        """Called for the monitor and then for the validation persons, after 0, 1 and 2 steps."""
+        watched.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
+        return (0.0, 0.1, 0.0, 0.9, 0.0, 0.2)[len(watched) - 1]
+
+    monkeypatch.setattr(train, "dice_on", dice_on)
+    config = CONFIG.model_copy(update={"validation_share": 0.5, "keep": keep, "monitor_every": 1})
+    result = run(small_index, small_archive, tmp_path, NullTracker(), config=config)
+    assert result.validation_dice == [0.1, 0.9, 0.2] and result.kept_step == kept_step
+    other = {"last": "best", "best": "last"}[keep]
+    saved = {name: load_model(tmp_path / name)[0].state_dict() for name in ("model", f"model-{other}")}
+    for weights, step in zip(saved.values(), (kept_step, 3 - kept_step), strict=True):
+        assert all(weights[name].equal(watched[2 * step][name]) for name in weights)
+    assert any(not saved["model"][name].equal(saved[f"model-{other}"][name]) for name in saved["model"])
 
 
 @pytest.mark.parametrize("left", ['{"job": 1}', "not JSON", "null"])

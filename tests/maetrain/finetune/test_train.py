@@ -1,11 +1,13 @@
 """One tiny job on two synthetic persons: it learns, repeats to the bit, and its arms are paired."""
 
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from data_shards.errors import InputError
 from data_shards.formats.index import ShardIndex
 from data_shards.labels import LabelMeaning, Labels, Region
 from data_shards.loading.labelled import LabelledCase, load_labelled
@@ -113,6 +115,19 @@ def test_the_learning_rate_of_an_arm_is_the_one_set_for_it(cases: list[LabelledC
             what, SMALL, config, THREE, cases, cases[:1], CPU, lambda metrics, _, heard=heard: heard.append(metrics)
         )
         assert next(metrics["learning_rate"] for metrics in heard if "learning_rate" in metrics) == peak
+
+
+@pytest.mark.parametrize("is_trial", [False, True])
+def test_a_loss_that_is_no_number_ends_a_job_and_not_a_trial(
+    cases: list[LabelledCase], is_trial: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train.DeepSupervisionLoss, "forward", lambda _, logits, label: logits[0].sum() * math.nan)
+    what = job().model_copy(update={"is_trial": is_trial})
+    if is_trial:
+        assert run(what, cases).steps == 3
+    else:
+        with pytest.raises(InputError, match=r"loss is nan after 1 steps at a peak of 0\.005: lower the learning rate"):
+            run(what, cases)
 
 
 def test_mean_dice_counts_foreground_classes_one_by_one() -> None:

@@ -34,6 +34,14 @@ def test_a_baseline_that_ends_where_it_began(mae: list[float], ratio: float) -> 
     assert (found.baseline_steps, found.ratio) == (0.0, ratio)
 
 
+def test_a_seed_that_ended_early_keeps_its_last_dice() -> None:
+    early = Curve(budget=1, arm="scratch", seed=0, steps=[0, 300], dice=[0.0, 0.8])
+    late = Curve(budget=1, arm="scratch", seed=1, steps=[0, 300, 1000], dice=[0.0, 0.4, 0.82])
+    mae = [Curve(budget=1, arm="mae", seed=s, steps=[0, 300, 1000], dice=[0.0, 0.7, 0.7]) for s in (0, 1)]
+    (found,) = convergence([early, late, *mae])
+    assert (found.target_dice, found.baseline_steps, found.arm_steps) == (pytest.approx(0.81), 1000.0, math.inf)
+
+
 def test_an_arm_that_is_there_from_the_start_needs_no_step() -> None:
     (found,) = convergence([curve("scratch", 0, [0.2, 0.3, 0.5]), curve("mae", 0, [0.6, 0.7, 0.8])])
     assert (found.baseline_steps, found.arm_steps, found.ratio) == (200.0, 0.0, 0.0)

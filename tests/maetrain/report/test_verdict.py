@@ -95,6 +95,27 @@ def test_many_budgets_make_no_endless_headline() -> None:
     assert text.count("interval") == 1
 
 
+def test_what_was_never_pretrained_is_not_called_pretraining() -> None:
+    assert headline([comparison(1, 0.01, 0.03)]).startswith("Pretraining raised mean Dice: ")
+    for arm in ("random-mae", "unet"):
+        assert headline([comparison(1, 0.01, 0.03, arm=arm)]).startswith(f"{arm} raised mean Dice over scratch: ")
+        assert headline([comparison(1, -0.01, 0.03, arm=arm)]).startswith(
+            f"{arm} bought nothing measurable over scratch"
+        )
+
+
+@pytest.mark.parametrize(
+    ("differences", "said"),
+    [
+        ((0.02, -0.01, 0.03, -0.05), "\N{MINUS SIGN}0.050 to +0.030 with"),
+        ((-0.02, -0.01, -0.03, -0.05), "\N{MINUS SIGN}0.010 to \N{MINUS SIGN}0.050 with"),
+    ],
+)
+def test_a_range_of_differences_holds_them_all(differences: tuple[float, ...], said: str) -> None:
+    found = [comparison(2**i, d - 0.002, d + 0.002, p=0.5) for i, d in enumerate(differences)]
+    assert f"a difference in mean Dice of {said} 1, 2, 4 and 8 labelled persons" in headline(found)
+
+
 def test_the_control_is_judged_by_its_interval() -> None:
     same = comparison(1, -0.01, 0.02, arm="random-mae")
     moved = comparison(4, 0.01, 0.03, p=0.9, arm="random-mae")

@@ -26,6 +26,16 @@ def test_an_experiment_is_made_once(store: Store) -> None:
     assert open_experiment(store[0], "tests") == store[1]
 
 
+def test_a_deleted_experiment_is_named_with_the_command_that_brings_it_back(store: Store) -> None:
+    client = MlflowClient(store[0])
+    gone = open_experiment(store[0], "gone")
+    client.delete_experiment(gone)
+    with pytest.raises(InputError, match=f"deleted its experiment 'gone'; .*`mlflow experiments restore -x {gone}`"):
+        open_experiment(store[0], "gone")
+    client.restore_experiment(gone)
+    assert open_experiment(store[0], "gone") == gone
+
+
 @pytest.mark.parametrize(
     ("uri", "why", "remark"),
     [
