@@ -1,8 +1,8 @@
-"""The models that people will want: of each arm the best one in MLflow, of all of them the best one by name and alias.
+"""The models that people will want, under one name in MLflow: of each arm the best one (alias best-ARM), and of all.
 
 Best is by Dice of the kept weights at the largest budget, on its validation cases, where it has some, else on the
 monitor persons. So these choose which model is served, never a number in the report; the test persons choose nothing,
-or their scores would flatter the model. An earlier sweep's champion stays unless the new one is at least as good.
+or their scores would flatter the model. An earlier sweep's model keeps an alias unless the new one is at least as good.
 """
 
 import re
@@ -16,6 +16,7 @@ from maetrain.tracking.model import Claim, log_model, register
 from maetrain.tracking.work import WORK_TAG, Tracking, work_in
 
 ALIAS = "champion"
+ALIAS_OF_ARM = "best-{}"  # an arm may be called "v2", which MLflow takes for a version
 
 
 def best_of_arms(results: Mapping[FinetuneJob, JobResult]) -> dict[str, FinetuneJob]:
@@ -47,7 +48,10 @@ def crown(
     if not logged:
         return
     job = best[max(logged, key=lambda arm: results[best[arm]].kept_dice)]
-    claim = Claim(job.budget, results[job].kept_dice)
+    claims = {arm: Claim(best[arm].budget, results[best[arm]].kept_dice) for arm in logged}
+    for arm, claim in claims.items():
+        register(tracking.uri, logged[arm], name, claim, ALIAS_OF_ARM.format(arm))
+    claim = claims[job.arm]
     version, holder, held = register(tracking.uri, logged[job.arm], name, claim, ALIAS)
     if holder == version:
         say(f"  model {name}@{ALIAS}: {job.name} ({version}, {claim})")

@@ -124,13 +124,18 @@ def stack_channels(channels: Sequence[np.ndarray]) -> np.ndarray:
     return channels[0][None] if len(channels) == 1 else np.stack(channels)
 
 
-def _read_file(path: Path, name: ScanName, dtype: type | None) -> tuple[np.ndarray, np.ndarray]:
-    """Scaled voxels (X, Y, Z, C) and affine; a 3-D file has C = 1."""
+def read_voxels(path: Path, name: ScanName) -> tuple[np.ndarray, np.ndarray]:
+    """Scaled voxels (X, Y, Z, ...) and affine as they come, of NIfTI, NRRD or MHA. VolumeError as `read_image`."""
     if os.path.exists(path) and not os.path.isfile(path):  # reading a pipe or a device may never end
         raise VolumeError(f"{name}: is not a file: give the file of a scan")
     ending = path.suffix.lower()
     read = read_nrrd if ending in NRRD_ENDINGS else read_metaimage if ending in META_ENDINGS else read_nifti
-    data, affine_4x4 = read(path, name)
+    return read(path, name)
+
+
+def _read_file(path: Path, name: ScanName, dtype: type | None) -> tuple[np.ndarray, np.ndarray]:
+    """Scaled voxels (X, Y, Z, C) and affine; a 3-D file has C = 1."""
+    data, affine_4x4 = read_voxels(path, name)
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf and is refused as such
         data = data if dtype is None else data.astype(dtype, copy=False)
     while data.ndim > 4 and data.shape[-1] == 1:

@@ -1,9 +1,10 @@
-"""Scores segmentations that any program has written: a folder with one NIfTI file a case, in the case's own grid.
+"""Scores segmentations that any program has written: a folder with one file a case, in the case's own grid.
 
-A file is called as its case (case.nii.gz), as the image or the label in the archive, or as nnU-Net calls the case (the
-image's name without _0000). Everything that makes a score another model's or another grid's is an error before a table
-is written: a case without a file, another shape, axes that lie elsewhere, values that are no class. Costs one image,
-one label and one prediction in memory, and two reads a case.
+NIfTI, NRRD or MHA, whatever the archive's own files are. A file is called as its case (case.nii.gz), as the image or
+the label in the archive, or as nnU-Net calls the case (the image's name without _0000). Everything that makes a score
+another model's or another grid's is an error before a table is written: a case without a file, another shape, axes
+that lie elsewhere, values that are no class. Costs one image, one label and one prediction in memory, and two reads a
+case.
 """
 
 import re
@@ -13,9 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_shards.archive.cases import NIFTI_ENDINGS, ArchiveCase, ScanName, stem
-from data_shards.archive.nifti import read_nifti
-from data_shards.archive.volume import Volume, read_case_image, read_case_label
+from data_shards.archive.cases import VOLUME_ENDINGS, ArchiveCase, ScanName, stem
+from data_shards.archive.volume import Volume, read_case_image, read_case_label, read_voxels
 from data_shards.errors import InputError
 from data_shards.labels import Labels
 from maetrain.evaluate.metrics import CaseScore, score_case
@@ -32,7 +32,7 @@ def find_predictions(folder: Path, cases: Sequence[ArchiveCase]) -> dict[str, Pa
     found: dict[str, Path] = {}
     missing = []
     for case in cases:
-        names = dict.fromkeys(name + ending for name in _names(case) for ending in NIFTI_ENDINGS)
+        names = dict.fromkeys(name + ending for name in _names(case) for ending in VOLUME_ENDINGS)
         files = [folder / name for name in names if (folder / name).is_file()]
         if len(files) > 1:
             raise InputError(f"{folder}: case {case.case!r} has two predictions, {files[0].name} and {files[1].name}")
@@ -62,7 +62,7 @@ def score_predictions(
 
 def read_prediction(path: Path, image: Volume, label: Volume, class_names: Sequence[str]) -> np.ndarray:
     """(X, Y, Z) uint8. Raises InputError where the file isn't a segmentation on the grid of this image and label."""
-    data, affine_4x4 = read_nifti(path, ScanName(str(path)))
+    data, affine_4x4 = read_voxels(path, ScanName(str(path)))
     while data.ndim > 3 and data.shape[-1] == 1:
         data = data[..., 0]
     if data.shape != label.shape_XYZ:

@@ -64,7 +64,13 @@ def test_models_are_logged_to_the_runs_of_their_own_sweep(tmp_path: Path, monkey
     monkeypatch.setattr(
         champions, "log_model", lambda uri, run_id, folder, name: logged.append((run_id, folder)) or "models:/m-1"
     )
-    monkeypatch.setattr(champions, "register", lambda *_: Registered("models:/x/2", "models:/x/1", Claim(8, 0.7)))
+    aliases: list[str] = []
+
+    def register(*words: object) -> Registered:
+        aliases.append(str(words[-1]))
+        return Registered("models:/x/2", "models:/x/1", Claim(8, 0.7))
+
+    monkeypatch.setattr(champions, "register", register)
     runs = []
     for name in ("one", "two"):
         stage = Stage(tmp_path / name / "jobs", job.name, {"same": "inputs"})
@@ -78,4 +84,4 @@ def test_models_are_logged_to_the_runs_of_their_own_sweep(tmp_path: Path, monkey
     wanted = (
         f"maetrain-My-data@champion stays models:/x/1 (Dice 0.700 at 8); {job.name} (Dice 0.500 at 4) is models:/x/2"
     )
-    assert said == [f"  model {wanted}"] * 2
+    assert said == [f"  model {wanted}"] * 2 and aliases == ["best-mae", "champion"] * 2

@@ -153,6 +153,27 @@ def test_what_is_killed_is_done_again_and_what_is_finished_is_not(
     assert len(rows) == len(set(rows)) and len({row[:3] for row in rows}) == 24
 
 
+def test_a_job_that_fails_again_and_again_is_one_line_and_no_report(
+    index: ShardIndex,
+    small_archive: Path,
+    tmp_path: Path,
+    ray_resources: Resources,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from cluster import cli
+
+    more = ("sweep.budgets=[2]", "sweep.seeds=[0]", "finetune.learning_rate=1e30")  # scratch alone learns at it
+    monkeypatch.setattr(sys, "argv", ["maetrain", *words(index, small_archive, tmp_path / "out", *more)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert ended.value.code == 2 and last.startswith("maetrain: budget-002-scratch-seed-0 failed")
+    assert "lower the learning rate" in last and "no report is written" in last
+    assert [*results(tmp_path / "out")] == ["budget-002-random-mae-seed-0"], "the other one is done and kept"
+    assert not (tmp_path / "out" / "report").exists()
+
+
 def test_two_ranks_share_a_jobs_batches_and_its_test_cases(
     index: ShardIndex, small_archive: Path, tmp_path: Path, ray_resources: Resources, monkeypatch: pytest.MonkeyPatch
 ) -> None:

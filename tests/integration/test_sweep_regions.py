@@ -3,13 +3,17 @@
 import csv
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import mlflow
 import nibabel as nib
 import numpy as np
 import pytest
+from mlflow.tracking import MlflowClient
 
 from cluster.session import Resources
+from cluster.store import EXPERIMENT, own_store
 from data_shards.build import BuildConfig, build
 from data_shards.synthetic import SyntheticConfig, draw_scan
 
@@ -53,8 +57,14 @@ def command(monkeypatch: pytest.MonkeyPatch, *words: str | Path) -> None:
     cli.main()
 
 
+@pytest.fixture
+def global_store_after() -> Iterator[None]:
+    yield
+    mlflow.set_tracking_uri("")
+
+
 def test_regions_are_trained_and_scored_here_and_elsewhere(
-    tmp_path: Path, ray_resources: Resources, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, ray_resources: Resources, monkeypatch: pytest.MonkeyPatch, global_store_after: None
 ) -> None:
     own, other = write_study(tmp_path / "own", 10, seed=0), write_study(tmp_path / "other", 3, seed=5)
     for path in [*other.glob("*/p*")]:  # other persons under other names
@@ -88,6 +98,23 @@ def test_regions_are_trained_and_scored_here_and_elsewhere(
         is_known = label != IGNORE
         p, t = np.isin(predicted, REGIONS[region]) & is_known, np.isin(label, REGIONS[region])
         assert dice == pytest.approx(2 * (p & t).sum() / (p.sum() + t.sum()), abs=1e-6)
+
+    client = MlflowClient(own_store(out))
+    (experiment,) = [found for found in client.search_experiments() if found.name == EXPERIMENT]
+    models = client.search_logged_models([experiment.experiment_id])
+    assert {model.name for model in models} == {"scratch", "random-mae"}, "the best of each arm"
+    mlflow.set_tracking_uri(own_store(out))
+    served = mlflow.pyfunc.load_model("models:/maetrain-own@champion")
+    aliases = client.get_registered_model("maetrain-own").aliases
+    assert {*aliases} == {"champion", "best-scratch", "best-random-mae"}
+    champion = client.get_model_version("maetrain-own", aliases["champion"])
+    (best,) = [model for model in models if model.model_id == champion.model_id]
+    (job,) = (out / "jobs").glob(f"budget-002-{best.name}-seed-0*")
+    files = [other / "imagesTr" / f"q1_000{channel}.nii.gz" for channel in (0, 1)]
+    command(monkeypatch, "predict", job / "model", *files, tmp_path / "q1.nii.gz")
+    image_CXYZ = np.stack([np.asarray(nib.load(file).dataobj, dtype=np.float32) for file in files])
+    got = served.predict({"image": image_CXYZ, "affine": nib.load(files[0]).affine})
+    assert np.array_equal(got, np.asarray(nib.load(tmp_path / "q1.nii.gz").dataobj))
 
     page = (out / "report" / "index.html").read_text()
     assert "oslo" in page and all(region in page for region in REGIONS)

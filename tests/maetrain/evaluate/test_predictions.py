@@ -6,6 +6,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from data_shards.archive.cases import ArchiveCase
 from data_shards.errors import InputError
@@ -60,6 +61,15 @@ def test_a_case_is_found_under_its_name_and_nnunets(cases: list[ArchiveCase], fo
     (folder / "scan_1.nii.gz").unlink()
     write(folder / name, predicted(1), oblique_affine())
     assert find_predictions(folder, cases)["scan_1_0000"] == folder / name
+
+
+@pytest.mark.parametrize("ending", [".nrrd", ".mha"])
+def test_other_formats_give_the_same_scores(cases: list[ArchiveCase], folder: Path, ending: str) -> None:
+    expected = score_predictions(find_predictions(folder, cases), cases, LABELS, 1.0)
+    for path in list(folder.glob("*.nii.gz")):
+        sitk.WriteImage(sitk.ReadImage(str(path)), str(path).replace(".nii.gz", ending))
+        path.unlink()
+    assert score_predictions(find_predictions(folder, cases), cases, LABELS, 1.0) == expected
 
 
 def test_a_case_is_found_under_its_images_name_where_ours_is_another(tmp_path: Path) -> None:
