@@ -42,5 +42,14 @@ class ScoredScans:
         return partial(_got, ray.put(scan)) if self.room_bytes >= 0 else source
 
 
+def room_for_scored(most_mib: int) -> int:
+    """Bytes: `most_mib`, but half of the smallest node's store at most.
+
+    The other half is for the scans to train on; what does not fit Ray writes to a disk and reads again for every job.
+    """
+    stores = [node["Resources"].get("object_store_memory", 0) for node in ray.nodes() if node["Alive"]]
+    return min(most_mib * 2**20, int(min(stores)) // 2)
+
+
 def _got(reference: ray.ObjectRef) -> LabelledScan:
     return cast(LabelledScan, ray.get(reference))

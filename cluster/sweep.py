@@ -18,7 +18,7 @@ from cluster.crew import JOURNAL, Crew, RunFacts, Task, start_crew
 from cluster.grid import Comparison, job_stage
 from cluster.live import SweepBoard
 from cluster.pool import Failed, JobPool, Limits
-from cluster.scans import ScoredScans, TrainingScans
+from cluster.scans import ScoredScans, TrainingScans, room_for_scored
 from cluster.session import Resources
 from cluster.stages import Stage
 from data_shards.errors import InputError
@@ -178,8 +178,8 @@ def _facts(comparison: Comparison, job: FinetuneJob, stage: Stage) -> RunFacts:
     )
 
 
-def _shared(protocol: Protocol, room_mib: int) -> Protocol:
-    scored = ScoredScans(room_mib * 2**20)
+def _shared(protocol: Protocol, most_mib: int) -> Protocol:
+    scored = ScoredScans(room_for_scored(most_mib))
     return replace(
         protocol,
         test_scans=[scored.shared(source) for source in protocol.test_scans],

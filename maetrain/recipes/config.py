@@ -71,7 +71,10 @@ class SweepConfig(_Settings):
         60, ge=0, description="how long the end waits for a tracking store that does not answer, seconds"
     )
     shared_test_mib: int = Field(
-        1024, ge=0, description="scored scans are decoded once, up to this size in all; each job reads the others, MiB"
+        1024,
+        ge=0,
+        description="scored scans are decoded once, up to this size in all and to half of the smallest node's object "
+        "store; each job reads the others, MiB",
     )
     max_test_cases: int = Field(0, ge=0, description="score only the first n test cases; 0 = all")
 
