@@ -1,31 +1,41 @@
 """Networks of others from scratch, on a sweep's own persons, crops, steps, loss and test persons.
 
-    python -m benchmarks.peers RECIPE --shards SHARDS --data ARCHIVE --out FOLDER --budget 4 --budget 32 [key=value ...]
+    python -m benchmarks.peers RECIPE --shards SHARDS --data ARCHIVE --out FOLDER --budget 4 --budget 32 \\
+        [--only unet] [--learning-rate 1e-3] [key=value ...]
 
 MONAI's SwinUNETR (feature size 24) and UNet (five levels of 32 to 512 channels, residual), each trained by our own
-finetune loop at the recipe's settings for random weights. One process, one job after the other; the same command goes
-on where it was stopped. Leaves FOLDER/scores.csv in the columns of `maetrain`'s.
+finetune loop at the recipe's settings for random weights; a sweep with `sweep.learning_rates` has tuned its arms, so
+give what suits a network as `--learning-rate`. One process, one job after the other; the same command goes on where it
+was stopped. Leaves FOLDER/scores.csv in the columns of `maetrain`'s: all jobs that are done at the settings of the last
+call, whichever call did them. `benchmarks.nnunet` needs a folder of its own.
 """
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from monai.networks.nets import SwinUNETR, UNet
 from torch import Tensor, nn
 
-from benchmarks.ordered import order_parser, ordered, score_jobs
+from benchmarks.ordered import SCORES, check_peers, ordered, peer_parser, peer_stages, score_jobs
+from data_shards.errors import InputError
 from data_shards.loading.labelled import LabelledScans
 from data_shards.order.streams import stream_seed
 from maetrain.evaluate.metrics import CaseScore
 from maetrain.evaluate.test_set import score_scans
-from maetrain.finetune.config import FinetuneJob
+from maetrain.finetune.config import FinetuneConfig, FinetuneJob
 from maetrain.finetune.train import fit
-from maetrain.finetune.validation import hold_out
 from maetrain.recipes.load import load_recipe
 from maetrain.train.group import alone
 
-PEERS = ("swinunetr", "unet")
+# settings of each network that aren't the recipe's
+PEERS: dict[str, dict[str, Any]] = {
+    "swinunetr": {"feature_size": 24},
+    "unet": {"channels": [32, 64, 128, 256, 512], "strides": [2, 2, 2, 2], "num_res_units": 2},
+}
 MULTIPLE = 32  # SwinUNETR halves its input five times
 
 
@@ -44,33 +54,52 @@ class Peer(nn.Module):
 
 
 def build(name: str, channels: int, outputs: int) -> Peer:
-    if name == "swinunetr":
-        return Peer(SwinUNETR(in_channels=channels, out_channels=outputs, feature_size=24))
-    return Peer(UNet(3, channels, outputs, channels=(32, 64, 128, 256, 512), strides=(2, 2, 2, 2), num_res_units=2))
+    shape = {"in_channels": channels, "out_channels": outputs, **PEERS[name]}
+    return Peer(SwinUNETR(**shape) if name == "swinunetr" else UNet(spatial_dims=3, **shape))
+
+
+def check_sizes(names: Collection[str], finetune: FinetuneConfig) -> None:
+    """InputError where SwinUNETR's deepest map would be a single voxel, which instance norm can't do."""
+    for setting in ("crop_DHW", "window_DHW"):
+        size_DHW = getattr(finetune, setting)
+        if "swinunetr" in names and max(size_DHW) <= MULTIPLE:
+            raise InputError(
+                f"finetune.{setting} = {size_DHW}: SwinUNETR needs an axis above {MULTIPLE}; set it larger, or leave "
+                "SwinUNETR out by --only unet"
+            )
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    parser = order_parser(__doc__)
-    parser.add_argument("--budget", type=int, action="append", required=True, help="one of the sweep's; again for more")
+    parser = peer_parser(__doc__)
     parser.add_argument("--only", choices=PEERS, help="default: both")
+    parser.add_argument("--learning-rate", type=float, metavar="RATE", help="peak; default: finetune.learning_rate")
     arguments = parser.parse_intermixed_args(words)
-    config = load_recipe(arguments.recipe, arguments.overrides)
-    comparison = ordered(config, arguments, {name: [] for name in ([arguments.only] if arguments.only else PEERS)})
+    config, names = load_recipe(arguments.recipe, arguments.overrides), [arguments.only] if arguments.only else [*PEERS]
+    rate = config.finetune.learning_rate if arguments.learning_rate is None else arguments.learning_rate
+    if not 0 < rate < float("inf"):
+        raise InputError(f"--learning-rate {rate:g} is not a number above 0")
+    check_peers(config, arguments.budget)
+    check_sizes(names, config.finetune)
+    comparison = ordered(config, arguments, {name: [] for name in PEERS})
     protocol, labels, scans = comparison.protocol(), comparison.index.labels, LabelledScans(comparison.index)
 
-    def scored(job: FinetuneJob) -> list[CaseScore]:
+    def scored(job: FinetuneJob, _: Path) -> list[CaseScore]:
         torch.manual_seed(stream_seed(job.seed, "finetune-init"))
         network = build(job.arm, len(protocol.channel_names), labels.num_outputs)
         groups = [{"params": list(network.parameters()), "rate_scale": 1.0}]
         cases = [case for subject in job.subjects for case in scans.of(subject)]
-        train_cases, _ = hold_out(cases, job.subjects, config.finetune.validation_share)
         settings = config.finetune.model_copy(update={"monitor_every": config.finetune.steps})
-        trained = fit(network, groups, job, settings, labels, train_cases, cases[:1], alone())
+        trained = fit(network, groups, job, settings, labels, cases, cases[:1], alone())
         window = config.finetune.window_DHW
         return score_scans(trained.network, protocol.test_scans, labels, window, protocol.tolerance_mm)
 
-    score_jobs(comparison, arguments.budget, scored)
+    stages = peer_stages(comparison, PEERS, dict.fromkeys(PEERS, rate))
+    asked = [job for job in stages if job.budget in arguments.budget and job.arm in names]
+    score_jobs(stages, asked, f"learning rate {rate:g}", scored, arguments.out / SCORES)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"peers: {error}")
