@@ -18,6 +18,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import nibabel as nib
 import torch
@@ -70,7 +71,7 @@ def lay_out(cases: Sequence[ArchiveCase], index: ShardIndex, images: Path, label
 
 def is_plain(path: Path) -> bool:
     """Whether nnU-Net reads the file as it is."""
-    return path.name.endswith(".nii.gz") and nib.load(path).ndim == 3
+    return path.name.endswith(".nii.gz") and cast(nib.Nifti1Image, nib.load(path)).ndim == 3
 
 
 def dataset_json(index: ShardIndex, num_training: int) -> dict:

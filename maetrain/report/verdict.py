@@ -45,9 +45,8 @@ def headline(comparisons: Sequence[BudgetComparison], saved: Sequence[LabelsSave
         )
     sentences = []
     for name, verb in ((HELPS, "raised"), (HURTS, "lowered")):
-        if by_verdict[name]:
-            first = by_verdict[name][0]
-            sentences.append(f"{_subject(first)} {verb} mean Dice{_over(first)}: {_differences(by_verdict[name])}.")
+        if found := by_verdict[name]:
+            sentences.append(f"{_subject(found[0])} {verb} mean Dice{_over(found[0])}: {_differences(found)}.")
     sentences += [text] if (text := saved_sentence(comparisons, saved)) else []
     if by_verdict[UNCONFIRMED]:
         sentences.append(
