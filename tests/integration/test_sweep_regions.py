@@ -108,7 +108,7 @@ def test_regions_are_trained_and_scored_here_and_elsewhere(
     aliases = client.get_registered_model("maetrain-own").aliases
     assert {*aliases} == {"champion", "best-scratch", "best-random-mae"}
     champion = client.get_model_version("maetrain-own", aliases["champion"])
-    (best,) = [model for model in models if model.model_id == champion.model_id]
+    (best,) = [model for model in models if model.artifact_location == champion.source]
     (job,) = (out / "jobs").glob(f"budget-002-{best.name}-seed-0*")
     files = [other / "imagesTr" / f"q1_000{channel}.nii.gz" for channel in (0, 1)]
     command(monkeypatch, "predict", job / "model", *files, tmp_path / "q1.nii.gz")

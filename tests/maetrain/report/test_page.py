@@ -251,7 +251,7 @@ def test_every_other_arm_gets_its_own_table_and_the_control_a_sentence(tmp_path:
 
 def test_the_main_arm_can_be_chosen(tmp_path: Path) -> None:
     rows = make_rows(lambda b, arm: 0.1 * (arm == "large"), arms=("scratch", "mae", "large", "random-mae"))
-    assert "raised mean Dice: +0.1" in write(tmp_path, rows, make_inputs(), arm="large")
+    assert "large raised mean Dice over scratch: +0.1" in write(tmp_path, rows, make_inputs(), arm="large")
     assert "bought nothing" in write(tmp_path, rows, make_inputs())
     for gone, main in (((), "mae"), (("mae",), "large"), (("mae", "large"), "random-mae")):
         left = [r for r in rows if r.arm not in gone]
