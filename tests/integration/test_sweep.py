@@ -12,12 +12,17 @@ from pathlib import Path
 
 import psutil
 import pytest
+from mlflow.tracking import MlflowClient
 
+from cluster.crew import JOURNAL
 from cluster.session import Resources
+from cluster.store import EXPERIMENT
 from data_shards.build import BuildConfig, build
 from data_shards.formats.index import ShardIndex
 from maetrain.finetune.job import RESULT
+from maetrain.tracking.journal import read_journal
 
+from ..maetrain.tracking.stores import Server
 from .settings import TINY
 
 pytestmark = pytest.mark.runs
@@ -82,6 +87,16 @@ def test_the_control_takes_the_pretrained_way_with_weights_of_no_pretraining(sea
     (folder,) = (path for path in (searched / "jobs").iterdir() if path.name.startswith("budget-001-random-mae-seed-0"))
     fates = json.loads((folder / "transfer.json").read_text())
     assert fates["matched"] and all(name.startswith("encoder.") for name in fates["matched"]) and not fates["unused"]
+
+
+def points_of(journal: Path) -> dict[str, list[tuple[int, float]]]:
+    """Metric -> (step, value) of all its points, in order."""
+    part, found = read_journal(journal), dict[str, list[tuple[int, float]]]()
+    assert part is not None
+    for entry in part.entries:
+        for name, value in entry.get("metrics", {}).items():
+            found.setdefault(name, []).append((entry["step"], value))
+    return {name: sorted(points) for name, points in found.items()}
 
 
 class Driver:
@@ -151,6 +166,43 @@ def test_what_is_killed_is_done_again_and_what_is_finished_is_not(
     with (out / "report" / "scores.csv").open() as file:
         rows = [(r["budget"], r["arm"], r["seed"], r["case"], r["class"]) for r in csv.DictReader(file)]
     assert len(rows) == len(set(rows)) and len({row[:3] for row in rows}) == 24
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_a_server_that_is_away_for_a_minute_in_mid_sweep_has_everything_in_the_end(
+    index: ShardIndex, small_archive: Path, tmp_path: Path
+) -> None:
+    out, log = tmp_path / "out", tmp_path / "log"
+    (tmp_path / "server").mkdir()
+    server = Server(tmp_path / "server")
+    server.start()
+    more = ("sweep.seeds=[0,1,2,3,4,5,6,7]", "finetune.steps=80", "--tracking-uri", server.uri)
+    driver = Driver(log, *words(index, small_archive, out, *more))
+    try:
+        driver.until(4, out)
+        server.kill()
+        before = len(results(out))
+        time.sleep(60)
+        assert len(results(out)) > before, "nobody waited for it"
+        server.start()
+        assert driver.process.wait(400) == 0, log.read_text()
+        client = MlflowClient(server.uri)
+        (experiment,) = [found for found in client.search_experiments() if found.name == EXPERIMENT]
+        runs = client.search_runs([experiment.experiment_id], "tags.kind = 'finetune'", max_results=1000)
+        by_name = {run.info.run_name: run for run in runs}
+        assert len(by_name) == len(runs) == 32 and {run.info.status for run in runs} == {"FINISHED"}
+        for folder in (out / "jobs").iterdir():
+            run = by_name[folder.name.rsplit("-", 1)[0]]
+            written = points_of(folder / JOURNAL)
+            assert "test_dice" in written and written.keys() <= run.data.metrics.keys()
+            for name, points in written.items():
+                logged = client.get_metric_history(run.info.run_id, name)
+                assert sorted((point.step, point.value) for point in logged) == points
+    finally:
+        if driver.process.poll() is None:
+            driver.kill()
+        server.kill()
 
 
 def test_a_job_that_fails_again_and_again_is_one_line_and_no_report(
