@@ -23,7 +23,7 @@ from typing import cast
 import nibabel as nib
 import torch
 
-from benchmarks.ordered import SCORES, check_peers, ordered, peer_parser, peer_stages, score_jobs
+from benchmarks.ordered import check_peers, ordered, peer_parser, peer_stages, score_jobs
 from cluster.grid import Comparison
 from data_shards.archive.decathlon import IGNORE
 from data_shards.archive.layout import ArchiveCase
@@ -34,6 +34,7 @@ from maetrain.evaluate.metrics import CaseScore
 from maetrain.evaluate.predictions import find_predictions, score_predictions
 from maetrain.finetune.config import FinetuneJob
 from maetrain.recipes.load import load_recipe
+from maetrain.report.material import SCORES
 
 NAME = "nnunet"
 EPOCHS = (1, 5, 10, 20, 50, 100)  # nnU-Net has a trainer class for each

@@ -22,8 +22,7 @@ from maetrain.evaluate.scores import ScoreRow, read_scores, write_scores
 from maetrain.finetune.config import FinetuneJob
 from maetrain.finetune.plan import Encoders
 from maetrain.recipes.config import RunConfig
-
-SCORES = "scores.csv"
+from maetrain.report.material import SCORES
 
 
 def order_parser(description: str | None) -> argparse.ArgumentParser:

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from monai.networks.nets import SwinUNETR, UNet
 from torch import Tensor, nn
 
-from benchmarks.ordered import SCORES, check_peers, ordered, peer_parser, peer_stages, score_jobs
+from benchmarks.ordered import check_peers, ordered, peer_parser, peer_stages, score_jobs
 from data_shards.errors import InputError
 from data_shards.loading.labelled import LabelledScans
 from data_shards.order.streams import stream_seed
@@ -29,6 +29,7 @@ from maetrain.evaluate.test_set import score_scans
 from maetrain.finetune.config import FinetuneConfig, FinetuneJob
 from maetrain.finetune.train import fit
 from maetrain.recipes.load import load_recipe
+from maetrain.report.material import SCORES
 from maetrain.train.group import alone
 
 # settings of each network that aren't the recipe's

@@ -1,7 +1,7 @@
 """The finetune jobs of a sweep without Ray and MLflow: on a GPU machine that has torch alone, or many CPU cores.
 
     python -m benchmarks.sweep_alone RECIPE --shards SHARDS --data ARCHIVE --handover mae=FOLDER --out FOLDER \\
-        --at-once 8 [--seconds 500] [key=value ...]
+        --at-once 8 [--seconds 500] sweep.learning_rates=[] [key=value ...]
 
 `--at-once` processes do the jobs that are missing in FOLDER, each in the stage folder it has in a `maetrain sweep` of
 the same order: that command, afterwards, finds them done and writes the report. After `--seconds` no further job is
@@ -68,7 +68,7 @@ def parsed(words: Sequence[str]) -> argparse.Namespace:
 def main(words: Sequence[str] | None = None) -> None:
     given = tuple(sys.argv[1:] if words is None else words)
     arguments, comparison = parsed(given), comparison_of(given)
-    assert not comparison.config.sweep.learning_rates, "trials are for `maetrain sweep`"
+    assert not comparison.config.sweep.learning_rates, "trials are for `maetrain sweep`: give sweep.learning_rates=[]"
     ends = time.monotonic() + arguments.seconds
     folders = {job: job_stage(comparison, job).folder for job in comparison.jobs({})}
     missing = [job for job, folder in folders.items() if read_result(folder) is None]

@@ -214,13 +214,12 @@ def _score(
     picture = folder / "overlay.png"
 
     def draw_first(scan: LabelledScan, predicted_XYZ: np.ndarray) -> None:
-        if not picture.exists():
+        if who.is_first and not picture.exists():  # whose first scan is the first of all
             overlay(picture, scan.image_CXYZ[0], scan.label_XYZ, predicted_XYZ, list(protocol.labels.class_names))
 
     if who.is_first:
         picture.unlink(missing_ok=True)
-    drawn = [draw_first] if who.is_first else []  # the first rank has the first case
-    rows = _rows(network, job, protocol, protocol.test_scans, who, *drawn)
+    rows = _rows(network, job, protocol, protocol.test_scans, who, draw_first)
     means = class_means(rows)
     others = {name: _rows(network, job, protocol, scans, who) for name, scans in protocol.elsewhere.items()}
     if who.is_first:

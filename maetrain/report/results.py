@@ -10,9 +10,7 @@ from maetrain.report.convergence import Convergence, convergence
 from maetrain.report.inputs import ReportInputs
 from maetrain.report.labels_saved import LabelsSaved, labels_saved
 from maetrain.report.statistics import ArmPoint, BudgetComparison, ClassMean, arm_curve, compare, per_class_table
-from maetrain.report.verdict import CONTROL, headline
-
-PREFERRED_ARM = "mae"
+from maetrain.report.verdict import CONTROL, PREFERRED_ARM, headline
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from maetrain.report.statistics import BudgetComparison
 from maetrain.report.wording import difference_text, ends_text, join, p_text, persons, reach_text, signed
 
 ALPHA = 0.05
-MAIN = "mae"
+PREFERRED_ARM = "mae"
 CONTROL = "random-mae"  # pretrained for zero steps: the same way of transfer, with nothing learnt
 HELPS, HURTS, UNCONFIRMED, NOTHING = "helps", "hurts", "unconfirmed", "no measurable difference"
 
@@ -60,11 +60,11 @@ def headline(comparisons: Sequence[BudgetComparison], saved: Sequence[LabelsSave
 
 def _subject(comparison: BudgetComparison) -> str:
     """Whose doing it was: a control or another's network is no pretraining."""
-    return "Pretraining" if comparison.arm == MAIN else comparison.arm
+    return "Pretraining" if comparison.arm == PREFERRED_ARM else comparison.arm
 
 
 def _over(comparison: BudgetComparison) -> str:
-    return "" if comparison.arm == MAIN else f" over {comparison.baseline_arm}"
+    return "" if comparison.arm == PREFERRED_ARM else f" over {comparison.baseline_arm}"
 
 
 def _differences(found: Sequence[BudgetComparison]) -> str:
