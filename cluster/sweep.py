@@ -105,9 +105,8 @@ def _run_jobs(
     kept = {job: result for job, stage in stages.items() if (result := read_result(stage.folder))}
     for job, result in kept.items():
         if not stages[job].is_finished:
-            stages[job].finish(
-                result.seconds, result.made_by
-            )  # done when an earlier driver died before it could say so
+            # done when an earlier driver died before it could say so
+            stages[job].finish(result.seconds, result.made_by)
         watch(stages[job].folder / JOURNAL)
     missing = [job for job in stages if job not in kept]
     if missing:
