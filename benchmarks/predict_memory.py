@@ -1,10 +1,11 @@
 """Memory and time of `maetrain predict` on a CT of 512 x 512 x 600, and its speed beside MONAI's sliding windows.
 
-    python -m benchmarks.predict_memory [--write benchmarks/results/predict-cpu.md]
+    python -m benchmarks.predict_memory [--recipe hippocampus] [--write benchmarks/results/predict-cpu.md]
 
 The scan (int16, a body in air) is drawn and written here; `predict` runs in a process of its own, whose peak of
-resident memory the kernel tells (ru_maxrss of the child). The network is as small as they come: what is measured are
-reading, windows, aggregation, resampling and writing.
+resident memory the kernel tells (ru_maxrss of the child). Without --recipe the network is as small as they come: what
+is measured are reading, windows, aggregation, resampling and writing. With it, network and window are the recipe's,
+weights random, and the comparison with MONAI is left out.
 """
 
 import os
@@ -28,6 +29,7 @@ from maetrain.evaluate.model_folder import ModelContract, save_model
 from maetrain.evaluate.predict import probabilities_KDHW
 from maetrain.models.config import NNFormerConfig, Triple
 from maetrain.models.segmentation import NNFormer
+from maetrain.recipes.load import load_recipe
 
 SHAPE_XYZ = (512, 512, 600)
 SPACING_MM_XYZ = (0.8, 0.8, 1.0)
@@ -58,16 +60,18 @@ def write_scan(path: Path) -> None:
     nibabel.save(nibabel.Nifti1Image(voxels_XYZ, np.diag([*SPACING_MM_XYZ, 1.0])), path)
 
 
-def write_network(folder: Path, classes: int, window_DHW: Triple, spacing_mm: TripleMm | None) -> None:
+def write_network(
+    folder: Path, architecture: NNFormerConfig, classes: int, window_DHW: Triple, spacing_mm: TripleMm | None
+) -> None:
     torch.manual_seed(0)
     contract = ModelContract(
-        architecture=QUICK,
+        architecture=architecture,
         class_names=("background", *(f"organ {k}" for k in range(1, classes))),
         channel_names=("CT",),
         window_DHW=window_DHW,
         preprocess=PreprocessConfig(intensity="ct", spacing_mm=spacing_mm),
     )
-    save_model(folder, NNFormer(QUICK, classes), contract)
+    save_model(folder, NNFormer(architecture, classes), contract)
 
 
 class Taken(NamedTuple):
@@ -90,13 +94,19 @@ def run_predict(model: Path, scan: Path, out: Path) -> Taken:
     return Taken(used.ru_maxrss * 1024 / GIB, used.ru_utime + used.ru_stime, time.perf_counter() - start)
 
 
-def memory_section(folder: Path, classes: list[int], spacings: list[TripleMm | None], window_DHW: Triple) -> list[str]:
+def memory_section(
+    folder: Path,
+    architecture: NNFormerConfig,
+    classes: list[int],
+    spacings: list[TripleMm | None],
+    window_DHW: Triple,
+) -> list[str]:
     scan = folder / "scan.nii.gz"
     write_scan(scan)
     lines = ["| classes | model's spacing, D H W mm | peak GiB | CPU s | s |", "|---|---|---|---|---|"]
     for spacing_mm in spacings:
         for num_classes in classes:
-            write_network(folder / "model", num_classes, window_DHW, spacing_mm)
+            write_network(folder / "model", architecture, num_classes, window_DHW, spacing_mm)
             out = folder / "out.nii.gz"
             taken = run_predict(folder / "model", scan, out)
             labels, image = (cast(nibabel.Nifti1Image, nibabel.load(path)) for path in (out, scan))
@@ -149,14 +159,20 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     add_write_option(parser)
     parser.add_argument("--classes", type=int, nargs="+", default=[3, 15])
-    parser.add_argument("--window", type=int, default=96, help="side of the window, voxels")
+    parser.add_argument("--recipe", help="a recipe whose network and window are taken")
+    parser.add_argument("--window", type=int, default=96, help="side of the window without --recipe, voxels")
     parser.add_argument("--rounds", type=int, default=3, help="of the comparison with MONAI")
     arguments = parser.parse_args()
-    window_DHW = (arguments.window,) * 3
+    architecture, window_DHW = QUICK, (arguments.window,) * 3
+    if arguments.recipe:
+        recipe = load_recipe(arguments.recipe)
+        architecture, window_DHW = recipe.model, recipe.finetune.window_DHW
     spacings: list[TripleMm | None] = [None, (1.5, 1.0, 1.0)]
     with tempfile.TemporaryDirectory() as folder:
-        memory = memory_section(Path(folder), arguments.classes, spacings, window_DHW)
-    parameters = sum(p.numel() for p in NNFormer(QUICK, 3).parameters())
+        memory = memory_section(Path(folder), architecture, arguments.classes, spacings, window_DHW)
+    parameters = sum(p.numel() for p in NNFormer(architecture, 3).parameters())
+    network = f"recipe {arguments.recipe}'s network" if arguments.recipe else "a network"
+    speed = [] if arguments.recipe else speed_section(15, (160, 160, 160), (64, 64, 64), arguments.rounds)
     shape = " x ".join(map(str, SHAPE_XYZ))
     lines = [
         f"## {date.today()}",
@@ -164,12 +180,12 @@ def main() -> None:
         f"{describe(torch.device('cpu'), ('monai', 'nibabel', 'numpy'))}.",
         "",
         f"`maetrain predict` of one int16 file of {shape} voxels (.nii.gz, {SPACING_MM_XYZ} mm), windows {window_DHW}, "
-        f"overlap 0.5, 4 windows at once; a network of {parameters:,} parameters. Peak of resident memory of the whole "
+        f"overlap 0.5, 4 windows at once; {network} of {parameters:,} parameters. Peak of resident memory of the whole "
         "process, torch and its libraries included.",
         "",
         *memory,
         "",
-        *speed_section(15, (160, 160, 160), (64, 64, 64), arguments.rounds),
+        *speed,
     ]
     append_result(arguments.write, "\n".join(lines) + "\n")
 
