@@ -5,10 +5,24 @@ from typing import Any
 
 import click
 
-# absolute, because Ray's workers may stand in another folder
-PATH = click.Path(path_type=Path, resolve_path=True)
-FOLDER = click.Path(path_type=Path, resolve_path=True, file_okay=False)
-FILE = click.Path(path_type=Path, resolve_path=True, dir_okay=False)
+NO_BUCKET = "a bucket can't be given here, only a path"
+
+
+class Local(click.Path):
+    """A path of this machine, made absolute: Ray's workers may stand in another folder. Buckets are refused."""
+
+    def __init__(self, **kinds: bool) -> None:
+        super().__init__(path_type=Path, resolve_path=True, **kinds)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if "://" in str(value):
+            self.fail(f"{value}: {NO_BUCKET}", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH = Local()
+FOLDER = Local(file_okay=False)
+FILE = Local(dir_okay=False)
 
 
 class Place(click.ParamType):

@@ -109,7 +109,7 @@ class SweepBoard:
 
 
 def _dice(result: JobResult) -> float:
-    return result.test_dice if result.test_dice is not None else result.validation_dice[-1]
+    return result.test_dice if result.test_dice is not None else result.kept_dice
 
 
 def _clock(seconds: float) -> str:

@@ -1,11 +1,13 @@
 """`maetrain evaluate` and `maetrain report`: scores, made and read, without Ray."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from cluster.console import say, show_table
+from data_shards.archive.identity import PrivacyConfig, read_identity
 from data_shards.archive.layout import Archive, ArchiveCase, read_archive
 from data_shards.errors import InputError
 from data_shards.labels import Labels
@@ -21,10 +23,15 @@ from maetrain.report.results import analyse
 
 
 def run_evaluate_verb(
-    model: Path, archive_root: Path, out: Path, subjects: Sequence[str] | None, tolerance_mm: float
+    model: Path,
+    archive_root: Path,
+    out: Path,
+    subjects: Sequence[str] | None,
+    privacy: PrivacyConfig,
+    tolerance_mm: float,
 ) -> None:
     network, contract = load_model(model)
-    archive, cases = _labelled_cases(archive_root, subjects)
+    archive, cases = _labelled_cases(archive_root, subjects, privacy)
     if archive.labels != contract.labels:
         raise InputError(
             f"{archive_root}: its classes are {list(archive.class_names)}, the model's {list(contract.class_names)}: "
@@ -55,11 +62,12 @@ def run_predictions_verb(
     archive_root: Path,
     out: Path,
     subjects: Sequence[str] | None,
+    privacy: PrivacyConfig,
     tolerance_mm: float,
     job: tuple[int, str, int],
 ) -> None:
     """`job`: what the rows say of budget, arm and seed; the files can't tell."""
-    archive, cases = _labelled_cases(archive_root, subjects)
+    archive, cases = _labelled_cases(archive_root, subjects, privacy)
     if len(archive.class_names) < 2:
         raise InputError(f"{archive_root}: no classes are named; add a dataset.json with labels")
     files = find_predictions(folder, cases)
@@ -67,9 +75,11 @@ def run_predictions_verb(
     _write_table(out, [ScoreRow.of(score, *job) for score in scores], archive.labels)
 
 
-def _labelled_cases(root: Path, subjects: Sequence[str] | None) -> tuple[Archive, list[ArchiveCase]]:
+def _labelled_cases(
+    root: Path, subjects: Sequence[str] | None, privacy: PrivacyConfig
+) -> tuple[Archive, list[ArchiveCase]]:
     """The archive, and its labelled cases of `subjects` (None: of all)."""
-    archive = read_archive(root)
+    archive = read_archive(root, read_identity(privacy, os.environ))
     known = {case.subject for case in archive.cases}
     if unknown := sorted({*(subjects or ())} - known):
         raise InputError(f"--subjects: no person {unknown[0]!r} in {root}; it has {len(known)} persons")

@@ -20,7 +20,7 @@ from data_shards.errors import InputError
 from data_shards.formats.files import is_remote, location, remove
 
 _ANSWER_S = 120.0  # a cold node imports Python first; a mount that hangs never answers
-_REMEDY = "mount it there under the same path with write access, or give a bucket (s3://...)"
+_REMEDY = "mount it there under the same path with write access, or let pretrain write into a bucket (s3://...)"
 
 
 def check_storage(out: str, inputs: Mapping[str, str]) -> None:

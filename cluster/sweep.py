@@ -5,7 +5,7 @@ A job's results are in its own stage folder, its last file written last: whateve
 the same command does the rest. Two calls that want the same folder at once: the second one is refused.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -46,9 +46,14 @@ def run_sweep(
         run = partial(_run_jobs, pool=pool, scans=TrainingScans(comparison.index), watch=watch, say=say)
         if trials := comparison.trials():
             stages = run("trials", trials, comparison.for_trials())
-            rates = best_rates([(r.job, r.validation_dice[-1]) for r in results_of(stages)])
+            rates = rates_of(results_of(stages))
             say("  learning rates: " + ", ".join(f"{arm} {rate:g}" for arm, rate in rates.items()))
         return run("jobs", comparison.jobs(rates), comparison), rates
+
+
+def rates_of(trials: Iterable[JobResult]) -> dict[str, float]:
+    """arm -> the learning rate that did best, by the Dice of those weights that a job would be scored with."""
+    return best_rates([(result.job, result.kept_dice) for result in trials])
 
 
 @contextmanager

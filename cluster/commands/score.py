@@ -1,6 +1,7 @@
 """`maetrain evaluate` and `report`: scores and what is made of them."""
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -15,11 +16,18 @@ from cluster.arguments import FILE, FOLDER, PATH, examples
 )
 @click.argument("paths", type=PATH, nargs=-1, required=True, metavar="[MODEL] ARCHIVE [OUT]")
 @click.option("--out", type=FILE, help="CSV of scores, one row per case and class; or OUT as the last argument.")
-@click.option("--predictions", type=FOLDER, help="Score the NIfTI files in this folder instead of a MODEL.")
+@click.option("--predictions", type=FOLDER, help="Score the segmentations in this folder instead of a MODEL.")
 @click.option("--arm", help="What the table calls these predictions; needed with --predictions.")
 @click.option("--budget", type=click.IntRange(min=1), help="Labelled persons they learnt from. Default: 1.")
 @click.option("--seed", type=int, help="Seed of their training. Default: 0.")
 @click.option("--subjects", help="Comma-separated persons to score; default: all labelled ones.")
+@click.option(
+    "--names",
+    type=click.Choice(["auto", "keep", "hash"]),
+    default="auto",
+    show_default=True,
+    help="Names of cases and persons, as shards.privacy.names of the shards; the salt is MAETRAIN_SALT.",
+)
 @click.option(
     "--tolerance-mm", type=click.FloatRange(min=0), default=1.0, show_default=True, help="Tolerance of surface Dice."
 )
@@ -31,28 +39,30 @@ def evaluate(
     budget: int | None,
     seed: int | None,
     subjects: str | None,
+    names: Literal["auto", "keep", "hash"],
     tolerance_mm: float,
 ) -> None:
     """Score the finetuned MODEL on labelled cases of ARCHIVE, in the scans' own grid and spacing.
 
-    With --predictions, score segmentations that any program has written: one file a case, called as the case
-    (NAME.nii.gz) and in the grid of its label.
+    With --predictions, score segmentations that any program has written: one file a case (NIfTI, NRRD or MHA),
+    called as the case, its image or its label, and in the grid of its label.
     """
     from cluster.score_verbs import run_evaluate_verb, run_predictions_verb
+    from data_shards.archive.identity import PrivacyConfig
 
     named = paths if out is None else (*paths, out)
-    persons = subjects.split(",") if subjects else None
+    persons, privacy = subjects.split(",") if subjects else None, PrivacyConfig(names=names)
     if predictions is not None:
         if len(named) != 2 or not arm:
             raise click.UsageError("--predictions FOLDER needs ARCHIVE, OUT and --arm NAME, and no MODEL")
         job = (1 if budget is None else budget, arm, 0 if seed is None else seed)
-        run_predictions_verb(predictions, *named, persons, tolerance_mm, job)
+        run_predictions_verb(predictions, *named, persons, privacy, tolerance_mm, job)
         return
     if len(named) != 3:
         raise click.UsageError("give MODEL ARCHIVE --out OUT, or --predictions FOLDER ARCHIVE OUT --arm NAME")
     if arm is not None or budget is not None or seed is not None:
         raise click.UsageError("--arm, --budget and --seed go with --predictions; a MODEL knows its own")
-    run_evaluate_verb(*named, persons, tolerance_mm)
+    run_evaluate_verb(*named, persons, privacy, tolerance_mm)
 
 
 @click.command(epilog=examples("maetrain report out/", "maetrain report docs/results/NAME --out report/ --arm mae"))

@@ -8,23 +8,29 @@ from typing import Any
 
 import click
 
-from cluster.arguments import FOLDER, JOB_SERVER, Place, examples
+from cluster.arguments import FOLDER, JOB_SERVER, NO_BUCKET, Place, examples
 from cluster.commands.shards import shards_build
 from cluster.commands.train import check_sweep, pretrain, sweep
 
 
 class OnCluster(click.ParamType):
-    """A place on the cluster's machines, passed on as it stands. `is_named`: NAME= may be before it."""
+    """A place on the cluster's machines, passed on as it stands.
+
+    `is_named`: NAME= may be before it. `buckets`: it may be one.
+    """
 
     name = "place"
 
-    def __init__(self, is_named: bool = False) -> None:
-        self.is_named = is_named
+    def __init__(self, is_named: bool = False, buckets: bool = False) -> None:
+        self.is_named, self.buckets = is_named, buckets
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         name, sign, behind = value.partition("=")
         place = behind if self.is_named and sign and "/" not in name else value
-        if not place.startswith("/") and "://" not in place:
+        if "://" in place:
+            if not self.buckets:
+                self.fail(f"{value}: {NO_BUCKET}", param, ctx)
+        elif not place.startswith("/"):
             self.fail(f"{value}: paths are those of the cluster's machines; give a whole path, /...", param, ctx)
         return value
 
@@ -82,9 +88,10 @@ def _as_job(verb: str, command: click.Command, *shown: str) -> None:
 
 def _on_cluster(parameter: click.Parameter) -> click.Parameter:
     """A copy that does not look for the place on this machine."""
-    theirs = copy.copy(parameter)
-    if isinstance(theirs.type, (click.Path, Place)) or "FOLDER" in (theirs.metavar or ""):
-        theirs.type = OnCluster(is_named="=" in (theirs.metavar or ""))
+    theirs, shown = copy.copy(parameter), parameter.metavar or ""
+    if isinstance(theirs.type, (click.Path, Place)) or "FOLDER" in shown:
+        buckets = isinstance(theirs.type, Place) or theirs.name == "handovers"
+        theirs.type = OnCluster(is_named="=" in shown, buckets=buckets)
     return theirs
 
 

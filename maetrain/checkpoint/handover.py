@@ -173,6 +173,8 @@ def check_fits(
             way_out += "; for another number of channels set finetune.pretrained_channels=mean or repeat"
         else:
             given_names, given["in_channels"] = own_names, own["in_channels"]
+    elif given_names != own_names:
+        way_out += "; where only the names differ and the contrasts are the same, rename them in its contract.json"
     changed = differences(
         {"model": given, "preprocess": handover.preprocess, "channels": given_names},
         {"model": own, "preprocess": preprocess, "channels": own_names},

@@ -20,8 +20,12 @@ class FinetuneConfig(BaseModel):
     window_DHW: Triple = Field((32, 32, 32), description="sliding window of inference, voxels along D, H, W")
     steps: int = Field(150, ge=1, description="optimizer steps of every job")
     batch: int = Field(2, ge=1, description="crops per step")
-    learning_rate: float = Field(3e-3, gt=0, description="peak AdamW learning rate from random weights")
-    pretrained_learning_rate: float = Field(3e-3, gt=0, description="peak AdamW learning rate from a handover")
+    learning_rate: float = Field(
+        3e-3, gt=0, description="peak AdamW learning rate from random weights, where sweep.learning_rates is empty"
+    )
+    pretrained_learning_rate: float = Field(
+        3e-3, gt=0, description="peak AdamW learning rate from a handover, where sweep.learning_rates is empty"
+    )
     pretrained_layer_decay: float = Field(
         1.0,
         gt=0,

@@ -61,7 +61,12 @@ class SweepConfig(_Settings):
         "rates chosen there serve all budgets, also the smaller ones",
     )
     trial_seeds: int = Field(1, ge=1, description="seeds that trials are made with, the first ones")
-    trial_share: float = Field(0.25, gt=0, le=0.5, description="share of a trial's persons that validate")
+    trial_share: float = Field(
+        0.25,
+        gt=0,
+        le=0.5,
+        description="share of a trial's persons that validate; finetune.validation_share where that is larger",
+    )
     cpus_per_job: float = Field(1, gt=0, description="CPU cores a rank of a job holds; several jobs run at once")
     gpus_per_job: float = Field(0.5, ge=0, le=1, description="share of a GPU a rank holds where there are GPUs")
     ranks_per_job: int = Field(1, ge=1, description="processes that share a job's batches, each with its own GPU")

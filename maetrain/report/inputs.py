@@ -105,8 +105,12 @@ class ReportInputs(_Model):
         try:
             return cls.model_validate_json(path.read_bytes())
         except OSError as error:
-            raise InputError(f"{path}: {error.strerror or error}; run `maetrain evaluate` to make it") from error
+            raise InputError(
+                f"{path}: {error.strerror or error}; `maetrain sweep --resume --out FOLDER` makes it"
+            ) from error
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"]) or "file"
-            raise InputError(f"{path}: {field}: {first['msg']}; run `maetrain evaluate` to make it anew") from error
+            raise InputError(
+                f"{path}: {field}: {first['msg']}; remove it, or `maetrain sweep --resume --out FOLDER` makes it anew"
+            ) from error

@@ -45,7 +45,7 @@ def export_encoder(run_dir: Path, folder: Path) -> EncoderHandover:
         "shard_index_sha256": index.sha256,
         "pretrain_fingerprint": manifest.fingerprint,
         "step": manifest.step,
-        "run": run_dir.name,
+        "run": path.parents[1].name,
     }
     scans = [PoolScan(case=v.case, subject=v.subject, voxel_sha256=v.voxel_sha256) for v in pool]
     return write_handover(folder, weights, contract, scans)

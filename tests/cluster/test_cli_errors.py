@@ -5,6 +5,7 @@ Ray is not started here: what can be known to be wrong is said before.
 
 import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ import torch
 import maetrain.train.engine  # noqa: F401 (DeepSpeed's first import lets the linker talk; here nobody counts lines)
 from cluster import cli
 from cluster.arguments import recipe_and_overrides
+from data_shards.archive.identity import PrivacyConfig, read_identity
 from data_shards.build import BuildConfig, build
 from data_shards.formats.index import ShardIndex
 from data_shards.preprocess import PreprocessConfig
@@ -189,6 +191,21 @@ def test_predictions_of_any_program_are_scored(run: Run, predicted: Path, small_
     assert {(r.dice, r.hd95_mm) for r in rows} == {(1.0, 0.0)}
     code, _, _ = run(*words[:4], "--out", "one.csv", "--arm", "other", "--subjects", "person_000")
     assert code == 0 and {r.subject for r in read_scores(tmp_path / "one.csv")} == {"person_000"}
+
+
+def test_scores_bear_the_keys_that_hashed_shards_have(
+    run: Run, predicted: Path, small_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAETRAIN_SALT", "a secret of some length")
+    hashed = PrivacyConfig(names="hash")
+    identity = read_identity(hashed, os.environ)
+    keyed = build(small_archive, tmp_path / "shards", BuildConfig(format="zarr", privacy=hashed), identity=identity)
+    words = ("evaluate", "--predictions", predicted, small_archive, "scores.csv", "--arm", "other", "--names", "hash")
+    run(*words)
+    assert {r.subject for r in read_scores(Path("scores.csv"))} <= {v.subject for v in keyed.volumes}
+    person = keyed.volumes[0].subject
+    code, _, stderr = run(*words, "--subjects", person)
+    assert (code, stderr) == (0, "") and {r.subject for r in read_scores(Path("scores.csv"))} == {person}
 
 
 def test_a_missing_prediction_is_named_and_no_table_written(run: Run, predicted: Path, small_archive: Path) -> None:
@@ -369,3 +386,18 @@ def test_every_command_is_a_click_command_with_a_short_help() -> None:
         return [c for one in group.commands.values() for c in (walk(one) if isinstance(one, click.Group) else [one])]
 
     assert all(command.get_short_help_str() for command in walk(cli.cli))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("sweep", "--resume", "--out", "s3://b/sweep"),
+        ("demo", "--out", "s3://b/out"),
+        ("report", "s3://b/sweep"),
+        ("export", "s3://b/run", "encoder"),
+        ("evaluate", "model", "archive", "--out", "s3://b/scores.csv"),
+    ],
+)
+def test_a_bucket_is_refused_where_none_can_be(run: Run, words: tuple[str, ...]) -> None:
+    mistake(run(*words), "s3://b/", "a bucket can't be given here")
+    assert not Path("s3:").exists()

@@ -7,12 +7,17 @@ from rich.console import Console
 
 from cluster import live
 from cluster.live import SweepBoard
+from cluster.sweep import rates_of
 from maetrain.finetune.config import FinetuneJob
 from maetrain.finetune.job import JobResult
 
 
 def job(seed: int, arm: str = "mae") -> FinetuneJob:
     return FinetuneJob(budget=4, arm=arm, seed=seed, subjects=("a",))
+
+
+def trial(rate: float) -> FinetuneJob:
+    return FinetuneJob(budget=4, arm="mae", seed=0, subjects=("a",), learning_rate=rate, is_trial=True)
 
 
 def result(of: FinetuneJob, dice: float | None, validation: float = 0.0) -> JobResult:
@@ -51,6 +56,18 @@ def test_trials_are_ranked_by_their_validation_persons(monkeypatch: pytest.Monke
     shown = board(monkeypatch, [0.0])
     shown.results = {job(0): result(job(0), None, 0.3), job(1): result(job(1), None, 0.6)}
     assert shown.best is not None and shown.best.job == job(1)
+
+
+def test_a_trial_counts_by_the_weights_that_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With keep=best the last measurement is not theirs."""
+    shown = board(monkeypatch, [0.0])
+    early = {"monitor_steps": [1, 2], "kept_step": 1, "validation_dice": [0.8, 0.1]}
+    trials = {
+        one: result(one, None, 0.6).model_copy(update=more) for one, more in ((trial(1e-3), early), (trial(3e-3), {}))
+    }
+    shown.results = trials
+    assert shown.best is not None and shown.best.job == trial(1e-3)
+    assert rates_of(trials.values()) == {"mae": 1e-3}
 
 
 def test_the_table_names_who_runs_and_for_how_long_and_fits_its_lines(monkeypatch: pytest.MonkeyPatch) -> None:

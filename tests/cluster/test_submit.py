@@ -363,3 +363,17 @@ def test_a_recipe_that_would_stay_here_is_told(server: JobServer, run: Run, tmp_
     words = [*("runs/mine.yaml" if w == "small" else w for w in PRETRAIN), "--working-dir", "."]
     mistake(run(*words, "--address", server.address), "runs/mine.yaml does not go along", "another folder")
     assert not server.submitted and not server.uploads
+
+
+@pytest.mark.parametrize(
+    ("verb", "words"),
+    [
+        ("sweep", ("--resume", "--out", "s3://b/sweep")),
+        ("sweep", ("small", "--shards", "/s", "--data", "s3://b/scans", "--out", "/o")),
+        ("sweep", ("small", "--shards", "/s", "--data", "/d", "--out", "/o", "--elsewhere", "clinic=s3://b/scans")),
+        ("shards", ("s3://b/scans", "/o")),
+        ("pretrain", ("small", "--shards", "/s", "--out", "/o", "--env-file", "s3://b/env")),
+    ],
+)
+def test_a_bucket_is_refused_where_the_verb_takes_none(run: Run, verb: str, words: tuple[str, ...]) -> None:
+    mistake(run("submit", verb, *words, "--address", "http://127.0.0.1:1"), "s3://b/", "a bucket can't be given here")

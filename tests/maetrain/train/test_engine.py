@@ -345,6 +345,11 @@ def test_the_exported_encoder_is_the_trained_one_and_names_its_pool(
     )
 
 
+def test_the_encoder_of_a_checkpoint_bears_the_name_of_its_run(whole: PretrainSetup, tmp_path: Path) -> None:
+    older = min((Path(whole.run_dir) / "checkpoints").iterdir())
+    assert export_encoder(older, tmp_path).step < 6 and run_of(tmp_path) == Path(whole.run_dir).name
+
+
 def test_no_steps_give_the_random_weights_control(who: RankInfo, small_index: ShardIndex, tmp_path: Path) -> None:
     setup = small_setup(small_index, tmp_path / "run", steps=0)
     loop.pretrain(setup, who)
