@@ -4,7 +4,8 @@
         [--only unet] [--learning-rate 1e-3] [key=value ...]
 
 MONAI's SwinUNETR (feature size 24) and UNet (five levels of 32 to 512 channels, residual), each trained by our own
-finetune loop at the recipe's settings for random weights; a sweep with `sweep.learning_rates` has tuned its arms, so
+finetune loop at the recipe's settings for random weights. Their windows at the test are as large as the crops: an
+instance norm must meet the share of padding that it has learnt with. A sweep with `sweep.learning_rates` has tuned its arms, so
 give what suits a network as `--learning-rate`. One process, one job after the other; the same command goes on where it
 was stopped. Leaves FOLDER/scores.csv in the columns of `maetrain`'s: all jobs that are done at the settings of the last
 call, whichever call did them. `benchmarks.nnunet` needs a folder of its own.
@@ -37,37 +38,36 @@ PEERS: dict[str, dict[str, Any]] = {
     "swinunetr": {"feature_size": 24},
     "unet": {"channels": [32, 64, 128, 256, 512], "strides": [2, 2, 2, 2], "num_res_units": 2},
 }
-MULTIPLE = 32  # SwinUNETR halves its input five times
+MULTIPLE = {"swinunetr": 32, "unet": 16}  # by what a network halves its input in all
 
 
 class Peer(nn.Module):
     """As our network is called: any size in, a list with one scale out."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, multiple: int) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.multiple = network, multiple
 
     def forward(self, volume_BCDHW: Tensor) -> list[Tensor]:
         d, h, w = volume_BCDHW.shape[2:]
-        after = [x for n in (w, h, d) for x in (0, -n % MULTIPLE)]
+        after = [x for n in (w, h, d) for x in (0, -n % self.multiple)]
         padded = F.pad(volume_BCDHW, after, value=float(volume_BCDHW.min()))
         return [self.network(padded)[..., :d, :h, :w]]
 
 
 def build(name: str, channels: int, outputs: int) -> Peer:
     shape = {"in_channels": channels, "out_channels": outputs, **PEERS[name]}
-    return Peer(SwinUNETR(**shape) if name == "swinunetr" else UNet(spatial_dims=3, **shape))
+    network = SwinUNETR(**shape) if name == "swinunetr" else UNet(spatial_dims=3, **shape)
+    return Peer(network, MULTIPLE[name])
 
 
 def check_sizes(names: Collection[str], finetune: FinetuneConfig) -> None:
     """InputError where SwinUNETR's deepest map would be a single voxel, which instance norm can't do."""
-    for setting in ("crop_DHW", "window_DHW"):
-        size_DHW = getattr(finetune, setting)
-        if "swinunetr" in names and max(size_DHW) <= MULTIPLE:
-            raise InputError(
-                f"finetune.{setting} = {size_DHW}: SwinUNETR needs an axis above {MULTIPLE}; set it larger, or leave "
-                "SwinUNETR out by --only unet"
-            )
+    if "swinunetr" in names and max(finetune.crop_DHW) <= MULTIPLE["swinunetr"]:
+        raise InputError(
+            f"finetune.crop_DHW = {finetune.crop_DHW}: SwinUNETR needs an axis above {MULTIPLE['swinunetr']}; set it "
+            "larger, or leave SwinUNETR out by --only unet"
+        )
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -89,9 +89,9 @@ def main(words: Sequence[str] | None = None) -> None:
         network = build(job.arm, len(protocol.channel_names), labels.num_outputs)
         groups = [{"params": list(network.parameters()), "rate_scale": 1.0}]
         cases = [case for subject in job.subjects for case in scans.of(subject)]
-        settings = config.finetune.model_copy(update={"monitor_every": config.finetune.steps})
+        window = config.finetune.crop_DHW
+        settings = config.finetune.model_copy(update={"monitor_every": config.finetune.steps, "window_DHW": window})
         trained = fit(network, groups, job, settings, labels, cases, cases[:1], alone())
-        window = config.finetune.window_DHW
         return score_scans(trained.network, protocol.test_scans, labels, window, protocol.tolerance_mm)
 
     stages = peer_stages(comparison, PEERS, dict.fromkeys(PEERS, rate))
