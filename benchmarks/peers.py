@@ -5,10 +5,10 @@
 
 MONAI's SwinUNETR (feature size 24) and UNet (five levels of 32 to 512 channels, residual), each trained by our own
 finetune loop at the recipe's settings for random weights. Their windows at the test are as large as the crops: an
-instance norm must meet the share of padding that it has learnt with. A sweep with `sweep.learning_rates` has tuned its arms, so
-give what suits a network as `--learning-rate`. One process, one job after the other; the same command goes on where it
-was stopped. Leaves FOLDER/scores.csv in the columns of `maetrain`'s: all jobs that are done at the settings of the last
-call, whichever call did them. `benchmarks.nnunet` needs a folder of its own.
+instance norm must meet the share of padding that it has learnt with. A sweep with `sweep.learning_rates` has tuned its
+arms, so give what suits a network as `--learning-rate`. One process, one job after the other; the same command goes on
+where it was stopped. Leaves FOLDER/scores.csv in the columns of `maetrain`'s: all jobs that are done at the settings of
+the last call, whichever call did them. `benchmarks.nnunet` needs a folder of its own.
 """
 
 import sys
