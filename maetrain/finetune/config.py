@@ -1,6 +1,6 @@
 """Settings of a finetune job; the same for every arm but for the learning rates and what a handover needs."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -17,7 +17,11 @@ class FinetuneConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     crop_DHW: Triple = Field((32, 32, 32), description="training crop, voxels along D, H, W")
-    window_DHW: Triple = Field((32, 32, 32), description="sliding window of inference, voxels along D, H, W")
+    window_DHW: Triple = Field(
+        (32, 32, 32),
+        description="sliding window of inference, voxels along D, H, W; not given: as large as the crop. A larger one is "
+        "faster and pads scans that are smaller, which no crop was in training",
+    )
     steps: int = Field(150, ge=1, description="optimizer steps of every job")
     batch: int = Field(2, ge=1, description="crops per step")
     learning_rate: float = Field(
@@ -65,6 +69,13 @@ class FinetuneConfig(BaseModel):
         30, ge=1, description="steps between Dice measurements on the monitor persons and the validation cases"
     )
     log_every: int = Field(5, ge=1, description="steps between logged loss points")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _window_of_the_crop(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "crop_DHW" in given:
+            return {"window_DHW": given["crop_DHW"]} | given
+        return given
 
     @model_validator(mode="after")
     def _has_voxels(self) -> "FinetuneConfig":

@@ -16,6 +16,7 @@ TINY = (
     "pretrain.micro_batch=2",
     "pretrain.checkpoint_every=3",
     "finetune.crop_DHW=[16,16,16]",
+    "finetune.window_DHW=[40,48,40]",  # one a scan
     "finetune.steps=4",
     "finetune.monitor_every=2",
     "split.monitor_subjects=1",

@@ -10,6 +10,7 @@ from data_shards.errors import InputError
 from data_shards.formats.index import ShardIndex
 from maetrain.finetune.config import FinetuneConfig, FinetuneJob
 from maetrain.finetune.plan import best_rates, plan_jobs, plan_trials, pretrain_pool, split_of
+from maetrain.recipes.load import load_recipe
 
 ARMS: dict[str, list[str]] = {"scratch": [], "mae": ["handover"]}
 
@@ -61,6 +62,16 @@ def test_a_budget_larger_than_the_persons_there_are_is_refused_with_both_numbers
 def test_an_arm_that_would_make_a_bad_folder_name_is_refused(arm: str) -> None:
     with pytest.raises(ValidationError):
         FinetuneJob(budget=1, arm=arm, seed=0, subjects=("anna",))
+
+
+def test_windows_are_as_large_as_crops_unless_told_otherwise() -> None:
+    """A larger one pads small scans by what no crop was padded in training: two points of Dice on the hippocampus."""
+    assert FinetuneConfig().window_DHW == FinetuneConfig().crop_DHW
+    assert FinetuneConfig(crop_DHW=(8, 16, 24)).window_DHW == (8, 16, 24)
+    assert FinetuneConfig(crop_DHW=(8, 16, 24), window_DHW=(16, 16, 16)).window_DHW == (16, 16, 16)
+    for recipe in ("demo", "small", "hippocampus", "brain"):
+        finetune = load_recipe(recipe, ["finetune.crop_DHW=[16,24,16]"]).finetune
+        assert finetune.window_DHW == (16, 24, 16)
 
 
 @pytest.mark.parametrize("name", ["crop_DHW", "window_DHW"])
