@@ -19,8 +19,8 @@ class FinetuneConfig(BaseModel):
     crop_DHW: Triple = Field((32, 32, 32), description="training crop, voxels along D, H, W")
     window_DHW: Triple = Field(
         (32, 32, 32),
-        description="sliding window of inference, voxels along D, H, W; not given: as large as the crop. A larger one is "
-        "faster and pads scans that are smaller, which no crop was in training",
+        description="sliding window of inference, voxels along D, H, W; not given: as large as the crop. A larger one "
+        "is faster and pads scans that are smaller, which no crop was in training",
     )
     steps: int = Field(150, ge=1, description="optimizer steps of every job")
     batch: int = Field(2, ge=1, description="crops per step")
