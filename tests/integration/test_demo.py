@@ -166,7 +166,7 @@ def test_pretrain_and_sweep_by_hand_meet_the_demo(
 ) -> None:
     (shards,) = out.glob("shards/webdataset-*")
     (run,) = out.glob("pretrain/mae-*")
-    settings = (*TINY, "sweep.budgets=[2]", "sweep.seeds=[1]", "sweep.arms=[scratch,mae,random-mae,again]")
+    settings = (*TINY, "sweep.budgets=[2]", "sweep.seeds=[1]", "sweep.arms=[scratch,mae,again]")
     encoders = ("--handover", run / "handover", "--handover", f"again={run / 'handover'}")
     places = ("--shards", shards, "--data", small_archive, "--out", tmp_path / "sweep")
     maetrain("sweep", "demo", *settings, *encoders, *places)
