@@ -227,7 +227,7 @@ def test_the_example_of_the_guide_runs(tracking: Tracking, tmp_path: Path) -> No
 
     nibabel.save(nibabel.Nifti1Image(image_CXYZ()[0], AFFINE_4X4), tmp_path / "scan.nii.gz")
     folder = model_folder(tmp_path / "model")
-    register(tracking.uri, logged(tracking, folder), "hippocampus", GOOD)
+    register(tracking.uri, logged(tracking, folder), "maetrain-Hippocampus", GOOD)
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "serving.md").read_text(), re.DOTALL)
     env = {**os.environ, "MLFLOW_TRACKING_URI": tracking.uri}
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=env, timeout=900)
