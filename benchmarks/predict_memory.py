@@ -4,8 +4,8 @@
 
 The scan (int16, a body in air) is drawn and written here; `predict` runs in a process of its own, whose peak of
 resident memory the kernel tells (ru_maxrss of the child). Without --recipe the network is as small as they come: what
-is measured are reading, windows, aggregation, resampling and writing. With it, network and window are the recipe's,
-weights random, and the comparison with MONAI is left out.
+is measured are reading, windows, aggregation, resampling and writing. With it, network, window and spacing are the
+recipe's, weights random, and the comparison with MONAI is left out.
 """
 
 import os
@@ -163,11 +163,12 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=96, help="side of the window without --recipe, voxels")
     parser.add_argument("--rounds", type=int, default=3, help="of the comparison with MONAI")
     arguments = parser.parse_args()
-    architecture, window_DHW = QUICK, (arguments.window,) * 3
+    architecture, window_DHW, spacing_mm = QUICK, (arguments.window,) * 3, None
     if arguments.recipe:
         recipe = load_recipe(arguments.recipe)
         architecture, window_DHW = recipe.model, recipe.finetune.window_DHW
-    spacings: list[TripleMm | None] = [None, (1.5, 1.0, 1.0)]
+        spacing_mm = recipe.shards.preprocess.spacing_mm
+    spacings: list[TripleMm | None] = [spacing_mm, (1.5, 1.0, 1.0)]
     with tempfile.TemporaryDirectory() as folder:
         memory = memory_section(Path(folder), architecture, arguments.classes, spacings, window_DHW)
     parameters = sum(p.numel() for p in NNFormer(architecture, 3).parameters())
