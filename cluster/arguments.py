@@ -9,7 +9,10 @@ NO_BUCKET = "a bucket can't be given here, only a path"
 
 
 class Local(click.Path):
-    """A path of this machine, made absolute: Ray's workers may stand in another folder. Buckets are refused."""
+    """A path of this machine, made absolute: Ray's workers may stand in another folder.
+
+    Buckets are refused, and what would lie in a file as if that were a folder.
+    """
 
     def __init__(self, **kinds: bool) -> None:
         super().__init__(path_type=Path, resolve_path=True, **kinds)
@@ -17,7 +20,10 @@ class Local(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if "://" in str(value):
             self.fail(f"{value}: {NO_BUCKET}", param, ctx)
-        return super().convert(value, param, ctx)
+        path: Path = super().convert(value, param, ctx)
+        if file := next((above for above in path.parents if above.is_file()), None):
+            self.fail(f"{path}: {file} is a file, nothing can lie in it", param, ctx)
+        return path
 
 
 PATH = Local()

@@ -21,8 +21,11 @@ from cluster.entrypoint import check_sender
 from data_shards.errors import InputError
 from maetrain.train.wishes import Stopped
 
-# what a disk may say no to; any other OSError is our own mistake and keeps its traceback
-ENVIRONMENT = (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EDQUOT)
+# what a disk, or the names a user gave, may say no to; any other OSError is our own mistake and keeps its traceback
+ENVIRONMENT = (
+    *(errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EDQUOT),
+    *(errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG),
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -68,7 +71,7 @@ def main() -> None:
     except OSError as error:
         if error.errno not in ENVIRONMENT:
             raise
-        _fail(f"{error.filename or 'file'}: {error.strerror}; make room or give another folder")
+        _fail(f"{error.filename or 'file'}: {error.strerror}; make room or give another place")
     except Stopped as stopped:
         click.echo(f"maetrain: {stopped}", err=True)
         sys.exit(128 + stopped.signal_number)

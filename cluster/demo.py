@@ -89,5 +89,5 @@ def _run(config: RunConfig, archive: Archive, out: Path, address: str | None, ti
                 check_encoder(tar_index, split, config, handover)
                 arms["mae"] = [str(handover)]
             # labelled volumes come out of the other format: both are read for real
-            comparison = Comparison(config, tar_index, archive, split, arms, {}, out)
+            comparison = Comparison(config, tar_index, archive, split, arms, {}, out, pretrains=True)
             return compare_arms(comparison, resources, parent, tracking, timings)

@@ -24,7 +24,10 @@ _PRETRAINED = {name for name in FinetuneConfig.model_fields if name.startswith("
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is compared on what: fixed before the first job. `arms`: as in `plan_jobs`."""
+    """What is compared on what: fixed before the first job.
+
+    `arms`: as in `plan_jobs`. `pretrains`: the encoders were made as `config.pretrain` says, not handed over.
+    """
 
     config: RunConfig
     index: ShardIndex
@@ -33,6 +36,7 @@ class Comparison:
     arms: Mapping[str, Encoders]
     elsewhere: Mapping[str, Study]
     out: Path
+    pretrains: bool = False
 
     @cached_property
     def weights(self) -> dict[str, str]:

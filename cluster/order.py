@@ -73,7 +73,7 @@ def named_folders(option: str, values: Sequence[str], unnamed: str = "") -> dict
     found: dict[str, list[Path]] = {}
     for value in values:
         name, equals, folder = value.partition("=")
-        if not equals:
+        if not equals or "/" in name or Path(value).is_dir():  # a folder's own name may hold a =
             name, folder = unnamed, value
         if not (name and folder):
             raise InputError(f"{option} {value}: write NAME=FOLDER")

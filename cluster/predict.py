@@ -8,20 +8,22 @@ import torch
 from cluster.console import say
 from data_shards.errors import InputError
 from maetrain.evaluate.model_folder import load_model
-from maetrain.evaluate.predict import predict_file
-from maetrain.evaluate.predict_folder import Outcome, is_made_so, note_of, predict_folder
+from maetrain.evaluate.predict import note_in, predict_file
+from maetrain.evaluate.predict_folder import Outcome, note_of, predict_folder
 from maetrain.evaluate.sliding import Sliding
 
 
 def run_predict_verb(model: Path, images: Sequence[Path], out: Path, how: Sliding, skip_existing: bool) -> list[str]:
     """Says what becomes of each scan; returns why scans of a folder could not be segmented, one line each."""
     network, contract = load_model(model)
+    if missing := [path for path in images if not path.exists()]:
+        raise InputError(f"{missing[0]}: no such file or folder; give a scan, or a folder of scans")
     network.to("cuda" if torch.cuda.is_available() else "cpu")
     classes = ", ".join(f"{value} {name}" for value, name in enumerate(contract.class_names))
     folder = next((path for path in images if path.is_dir()), None)
     if folder is None:
         note = note_of(contract, how)
-        if not (skip_existing and is_made_so(out, note)):
+        if not (skip_existing and note_in(out) == note):
             predict_file(network, images, out, contract.preprocess, contract.window_DHW, how, note, contract.meaning)
         say(f"{out}: {classes}")
         return []

@@ -9,13 +9,14 @@ from cluster.stages import Stage
 from data_shards.errors import InputError
 from data_shards.formats.index import ShardIndex
 from data_shards.splits import Split
-from maetrain.checkpoint.handover import PoolScan, check_fits, read_pool, run_of
+from maetrain.checkpoint.handover import PoolScan, check_fits, made_of, read_pool
 from maetrain.finetune.config import FinetuneJob
 from maetrain.finetune.job import JobResult
 from maetrain.finetune.plan import Encoders
-from maetrain.recipes.config import RunConfig
+from maetrain.recipes.config import SCRATCH, RunConfig
 from maetrain.recipes.load import explained
 from maetrain.report.inputs import Curve, Overlap, Picture, PretrainCurve, Quarantined, ReportInputs
+from maetrain.report.results import main_arm
 from maetrain.report.wording import join, persons
 from maetrain.train.curve import Curve as LossCurve
 
@@ -57,20 +58,22 @@ def report_inputs(
 ) -> ReportInputs:
     """Everything on the report's page that is not a score; picture paths are relative to `comparison.out`.
 
-    Where several encoders are compared, the page shows the pretraining of the first; the overlap is that of all.
+    Where several encoders are compared, the page shows the pretraining of the first, and the main arm's pool; the
+    overlap is that of all.
     """
     config, index, split = comparison.config, comparison.index, comparison.split
     encoders = {arm: [Path(folder) for folder in folders] for arm, folders in comparison.arms.items() if folders}
     handovers = [folder for folders in encoders.values() for folder in folders]
-    pools = [read_pool(folder) for folder in handovers]
-    seen = [scan for pool in pools for scan in pool]
+    pools = {arm: [read_pool(folder) for folder in folders] for arm, folders in encoders.items()}
+    seen = [scan for own in pools.values() for pool in own for scan in pool]
     shown = next((folder.parent for folder in handovers if (folder.parent / "curve.jsonl").is_file()), None)
     loss = LossCurve.load(shown / "curve.jsonl") if shown else LossCurve()
-    runs = "; ".join(f"{arm}: {', '.join(map(run_of, folders))}" for arm, folders in encoders.items())
+    runs = "; ".join(f"{arm}: {', '.join(map(made_of, folders))}" for arm, folders in encoders.items())
+    main = main_arm({*comparison.arms}, SCRATCH, None)
     return ReportInputs(
         title=config.title,
         test_subjects=len(split.test),
-        pool_volumes=max((len(pool) for pool in pools), default=0),
+        pool_volumes=max((len(pool) for pool in pools.get(main, [])), default=0),
         overlap=overlap(index, split.test, seen) if pools else None,
         tolerance_mm=config.evaluate.tolerance_mm,
         curves=[
@@ -81,7 +84,7 @@ def report_inputs(
             steps=[p.step for p in loss], loss=[p.loss for p in loss], volumes_per_s=[p.volumes_per_s for p in loss]
         ),
         pictures=_pictures(shown, stages, comparison.out),
-        config_yaml=explained(config),
+        config_yaml=explained(config, without=() if comparison.pretrains else ("pretrain",)),
         provenance={"shard index": index.sha256, "encoder runs": runs or "none"} | provenance,
         quarantined=[Quarantined(case=q.case, path=q.path, reason=q.reason) for q in index.quarantined],
         notes=[
@@ -149,8 +152,13 @@ def notes(
             f"Peak learning rates, each arm's chosen out of {grid} on validation persons with "
             f"{persons(sorted(tried))}: {chosen}."
         )
-        if untried := [budget for budget in config.sweep.budgets if budget not in tried]:
-            said.append(f"These rates, chosen there, serve {persons(untried)}, too: none were searched for those.")
+        untried = [budget for budget in config.sweep.budgets if budget not in tried]
+        seeds = [str(seed) for seed in config.sweep.seeds[config.sweep.trial_seeds :]]
+        if others := [persons(untried)] * bool(untried) + [f"seed{'s' * (len(seeds) > 1)} {join(seeds)}"] * bool(seeds):
+            said.append(
+                f"These rates, chosen there, serve {' and '.join(others)}, too: none were searched for those, and "
+                "labels of persons beyond theirs took part in the choice."
+            )
     elif len(arms) > 1:
         said.append(
             f"Peak learning rate: {config.finetune.learning_rate:g} from scratch, "

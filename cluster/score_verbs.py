@@ -14,10 +14,10 @@ from data_shards.labels import Labels
 from maetrain.evaluate.metrics import EMPTY_MASK_RULE
 from maetrain.evaluate.model_folder import load_model
 from maetrain.evaluate.predictions import find_predictions, score_predictions
-from maetrain.evaluate.scores import ScoreRow, write_scores
+from maetrain.evaluate.scores import ScoreRow, job_text, read_scores, write_scores
 from maetrain.evaluate.study import read_study
 from maetrain.evaluate.test_set import score_scans
-from maetrain.report.material import read_material
+from maetrain.report.material import INPUTS, read_material
 from maetrain.report.page import write_report
 from maetrain.report.results import analyse
 
@@ -31,6 +31,7 @@ def run_evaluate_verb(
     tolerance_mm: float,
 ) -> None:
     network, contract = load_model(model)
+    _check_out(out, contract.job)
     archive, cases = _labelled_cases(archive_root, subjects, privacy)
     if archive.labels != contract.labels:
         raise InputError(
@@ -52,9 +53,7 @@ def run_evaluate_verb(
         )
     sources = scans.sources(contract.labels, contract.preprocess)
     scores = score_scans(network, sources, contract.labels, contract.window_DHW, tolerance_mm)
-    made_by = contract.made_by
-    budget, arm, seed = int(made_by.get("budget", 1)), made_by.get("arm", "model"), int(made_by.get("seed", 0))
-    _write_table(out, [ScoreRow.of(score, budget, arm, seed) for score in scores], contract.labels)
+    _write_table(out, [ScoreRow.of(score, *contract.job) for score in scores], contract.labels)
 
 
 def run_predictions_verb(
@@ -67,6 +66,7 @@ def run_predictions_verb(
     job: tuple[int, str, int],
 ) -> None:
     """`job`: what the rows say of budget, arm and seed; the files can't tell."""
+    _check_out(out, job)
     archive, cases = _labelled_cases(archive_root, subjects, privacy)
     if len(archive.class_names) < 2:
         raise InputError(f"{archive_root}: no classes are named; add a dataset.json with labels")
@@ -80,13 +80,31 @@ def _labelled_cases(
 ) -> tuple[Archive, list[ArchiveCase]]:
     """The archive, and its labelled cases of `subjects` (None: of all)."""
     archive = read_archive(root, read_identity(privacy, os.environ))
-    known = {case.subject for case in archive.cases}
-    if unknown := sorted({*(subjects or ())} - known):
-        raise InputError(f"--subjects: no person {unknown[0]!r} in {root}; it has {len(known)} persons")
-    cases = [c for c in archive.cases if c.label_path is not None and (subjects is None or c.subject in subjects)]
-    if not cases:
+    labelled = [case for case in archive.cases if case.label_path is not None]
+    if not labelled:
         raise InputError(f"{root}: no labelled case to score; labels belong into labelsTr")
-    return archive, cases
+    known = {case.subject for case in labelled}
+    if unknown := sorted({*(subjects or ())} - known):
+        raise InputError(
+            f"--subjects: no person {unknown[0]!r} with a label in {root}; {len(known)} have one, such as {min(known)}"
+        )
+    return archive, [case for case in labelled if subjects is None or case.subject in subjects]
+
+
+def _check_out(out: Path, job: tuple[int, str, int]) -> None:
+    """InputError, before anything is scored, where more than an earlier table of the same job would be lost."""
+    if out.is_dir():
+        raise InputError(f"{out}: is a folder; give the name of a CSV file")
+    if not out.exists():
+        return
+    try:
+        others = {row.key[:3] for row in read_scores(out)} - {job}
+    except InputError:
+        raise InputError(f"{out}: is there, and no table of scores; give another name, or remove it") from None
+    if others:
+        raise InputError(
+            f"{out}: holds scores of other jobs ({job_text(min(others))}), which would be lost; give another name"
+        )
 
 
 def _write_table(out: Path, rows: list[ScoreRow], labels: Labels) -> None:
@@ -103,6 +121,8 @@ def _write_table(out: Path, rows: list[ScoreRow], labels: Labels) -> None:
 
 
 def run_report_verb(folder: Path, out: Path | None, arm: str | None) -> None:
+    if folder.name == "report" and (folder.parent / INPUTS).is_file():  # a sweep's: what it is made of lies above
+        folder = folder.parent
     material = read_material(folder)
     results = analyse(material.rows, material.inputs, arm=arm, elsewhere=material.elsewhere)
     page = write_report(material.rows, material.inputs, results, folder, out or folder / "report")

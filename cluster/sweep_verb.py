@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cluster.comparison import compare_arms
+from cluster.console import say
 from cluster.elsewhere import read_elsewhere
 from cluster.gather import wait_for_gpus
 from cluster.grid import Comparison
@@ -34,6 +35,8 @@ def run_sweep_verb(order: SweepOrder, out: Path, address: str | None, uri: str |
     identity = read_identity(config.shards.privacy, os.environ)
     archive = read_archive(order.data, identity)
     config = fit_channels(config, index)
+    if SCRATCH not in config.sweep.arms:
+        say(f"sweep.arms has no {SCRATCH}: the report compares each arm with it, and will compare nothing")
     split = config.split.of(index)
     with locked(out / LOCK):
         arms = _arms(config, index, split, order.handovers, out)

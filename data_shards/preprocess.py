@@ -30,7 +30,7 @@ TripleMm = tuple[float, float, float]
 class PreprocessConfig(BaseModel):
     """How scans are brought into one frame. Equal settings give equal voxels."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     spacing_mm: TripleMm | None = Field(
         default=None, description="voxel size to resample to, (D, H, W) in mm; null = native"

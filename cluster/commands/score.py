@@ -1,5 +1,6 @@
 """`maetrain evaluate` and `report`: scores and what is made of them."""
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -51,8 +52,12 @@ def evaluate(
     from data_shards.archive.identity import PrivacyConfig
 
     named = paths if out is None else (*paths, out)
-    persons, privacy = subjects.split(",") if subjects else None, PrivacyConfig(names=names)
+    persons = None if subjects is None else [person.strip() for person in subjects.split(",")]
+    privacy = PrivacyConfig(names=names)
+    if not math.isfinite(tolerance_mm):
+        raise click.BadParameter(f"--tolerance-mm {tolerance_mm}: give a number of mm")
     if predictions is not None:
+        arm = (arm or "").strip()
         if len(named) != 2 or not arm:
             raise click.UsageError("--predictions FOLDER needs ARCHIVE, OUT and --arm NAME, and no MODEL")
         job = (1 if budget is None else budget, arm, 0 if seed is None else seed)

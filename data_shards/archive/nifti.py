@@ -27,7 +27,7 @@ MAX_EXPANSION = 1040  # deflate makes at most 1032 bytes of one
 _SLACK_BYTES = 1 << 20  # after the voxels: padding
 _MAX_OFFSET_BYTES = 1 << 26  # before the voxels: extensions
 
-_UNREADABLE = (
+UNREADABLE = (  # what nibabel and gzip raise for a file that is garbled, cut or no NIfTI at all
     OSError, EOFError, zlib.error, ValueError, TypeError, KeyError, OverflowError, MemoryError,
     ImageFileError, HeaderDataError, HeaderTypeError, ImageDataError, WrapStructError,
 )  # fmt: skip
@@ -47,8 +47,16 @@ def read_nifti(path: Path, name: ScanName) -> tuple[np.ndarray, np.ndarray]:
                 with gzip.GzipFile(fileobj=file) as unzipped:
                     return _read(cast(IO[bytes], unzipped), size_bytes * MAX_EXPANSION)
             return _read(file, size_bytes)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise VolumeError(f"{name}: can't be read as NIfTI{name.why(error)}: copy or export it again") from None
+
+
+def read_nifti_header(path: Path) -> nib.Nifti1Header:
+    """The header alone, by the file's content and not by its name. Raises one of UNREADABLE."""
+    with open(path, "rb") as file:
+        is_gzip = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        return _read_header(cast(IO[bytes], gzip.GzipFile(fileobj=file)) if is_gzip else file)[0]
 
 
 def _read(stream: IO[bytes], most_bytes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -83,4 +91,8 @@ def _read_header(stream: IO[bytes]) -> tuple[nib.Nifti1Header, int]:
     is_second = 540 in (int.from_bytes(start, "little"), int.from_bytes(start, "big"))
     kind = nib.Nifti2Header if is_second else nib.Nifti1Header
     size_bytes = kind.template_dtype.itemsize
-    return kind(start + stream.read(size_bytes - len(start))), size_bytes
+    block = start + stream.read(size_bytes - len(start))
+    given = kind(block, check=False)
+    if not given["sform_code"] and not given["pixdim"][1:4].all():  # nibabel would make it 1 mm
+        raise ValueError("a voxel size of 0 mm")
+    return kind(block), size_bytes

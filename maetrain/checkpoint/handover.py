@@ -152,6 +152,16 @@ def run_of(folder: Path) -> str:
     return read_model(folder / CONTRACT, EncoderHandover).run or folder.parent.name
 
 
+def made_of(folder: Path) -> str:
+    """`run_of`, and how long it learnt from what, for a reader."""
+    contract, crop = read_model(folder / CONTRACT, EncoderHandover), " x ".join
+    pool = len(read_model(folder / POOL, Pool).root)
+    return (
+        f"{run_of(folder)} ({contract.step} steps of crops of {crop(map(str, contract.crop_DHW))} voxels, pool of "
+        f"{pool} volumes, weights {contract.weights_sha256[:12]})"
+    )
+
+
 def check_fits(
     folder: Path,
     model: NNFormerConfig,

@@ -5,9 +5,9 @@ model/model.json
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -17,7 +17,7 @@ from data_shards.formats.files import write_text
 from data_shards.labels import PLAIN, LabelMeaning, Labels
 from data_shards.preprocess import PreprocessConfig
 from maetrain.checkpoint.commit import read_model, sha256_file
-from maetrain.models.config import NNFormerConfig, Triple
+from maetrain.models.config import NNFormerConfig
 from maetrain.models.segmentation import NNFormer
 
 WEIGHTS, CONTRACT = "model.safetensors", "model.json"
@@ -33,13 +33,25 @@ class ModelContract(BaseModel):
     class_names: tuple[str, ...] = Field(description="position = label value; 0 is the background")
     meaning: LabelMeaning = Field(PLAIN, description="regions and the ignore value, where there are some")
     channel_names: tuple[str, ...]
-    window_DHW: Triple = Field(description="sliding window of inference, voxels along D, H, W")
+    window_DHW: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(
+        description="sliding window of inference, voxels along D, H, W"
+    )
     preprocess: PreprocessConfig
     trained_on: tuple[str, ...] = Field(
         (), description="hashes of the voxels of the labelled scans it learnt from or was chosen by"
     )
     made_by: dict[str, str] = Field(default_factory=dict, description="budget, arm, seed and the like")
     weights_sha256: str = ""
+
+    @model_validator(mode="after")
+    def _names_its_job(self) -> Self:
+        _ = self.job
+        return self
+
+    @property
+    def job(self) -> tuple[int, str, int]:
+        """Budget, arm and seed for a table of scores, where it doesn't know them 1, model and 0."""
+        return int(self.made_by.get("budget", 1)), self.made_by.get("arm", "model"), int(self.made_by.get("seed", 0))
 
     @property
     def labels(self) -> Labels:
@@ -68,6 +80,6 @@ def load_model(folder: Path) -> tuple[NNFormer, ModelContract]:
     try:
         network.load_state_dict(load_file(folder / WEIGHTS))
     except (SafetensorError, RuntimeError) as error:
-        first = str(error).splitlines()[0]
-        raise InputError(f"{folder / WEIGHTS}: not the weights that {CONTRACT} speaks of ({first})") from None
+        why = " ".join(str(error).split())[:200]
+        raise InputError(f"{folder / WEIGHTS}: not the weights that {CONTRACT} speaks of ({why})") from None
     return network.eval(), contract

@@ -8,7 +8,6 @@ C channel, D H W voxels, K classes; X Y Z the file's voxels
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
 import nibabel
 import numpy as np
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from data_shards.archive.cases import NIFTI_ENDINGS
+from data_shards.archive.nifti import UNREADABLE, read_nifti_header
 from data_shards.archive.volume import Volume, read_image
 from data_shards.errors import InputError
 from data_shards.labels import PLAIN, LabelMeaning
@@ -24,6 +24,7 @@ from maetrain.evaluate.sliding import USUAL, Sliding, probability_slabs
 from maetrain.models.config import Triple
 from maetrain.models.segmentation import NNFormer
 
+OURS = "maetrain"  # how the note in a segmentation's header begins
 # what says where a NIfTI's voxels lie
 _GEOMETRY = (
     *("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
@@ -64,10 +65,13 @@ def predict_file(
     preprocess: PreprocessConfig,
     window_DHW: Triple,
     how: Sliding = USUAL,
-    note: str = "",
+    note: str = OURS,
     meaning: LabelMeaning = PLAIN,
 ) -> None:
-    """Writes a NIfTI segmentation that lies where the image lies. `note`: up to 79 characters for its header."""
+    """Writes a NIfTI segmentation that lies where the image lies. `note`: up to 79 characters for its header.
+
+    It takes the place of an earlier one; InputError where another program's file lies there.
+    """
     check_out(image_paths, out)
     image = read_image(image_paths)
     affine_4x4, prepared = image.affine_4x4, _prepare_for(network, image, preprocess)
@@ -77,11 +81,21 @@ def predict_file(
 
 
 def check_out(image_paths: Sequence[Path], out: Path) -> None:
-    """InputError for a name that is no NIfTI's, or is the image's."""
+    """InputError for a name that is no NIfTI's, or that of a file we have not written."""
     if not out.name.endswith(NIFTI_ENDINGS):
         raise InputError(f"{out}: a segmentation is written as NIfTI; end the name in .nii.gz")
     if out.resolve() in {path.resolve() for path in image_paths}:
         raise InputError(f"{out}: the segmentation would overwrite the image; give another name")
+    if out.exists() and (note := note_in(out)) is not None and not note.startswith(OURS):
+        raise InputError(f"{out}: is there, and no segmentation of maetrain's; give another name, or remove it")
+
+
+def note_in(path: Path) -> str | None:
+    """The note in a NIfTI's header; None where no header can be read."""
+    try:
+        return bytes(read_nifti_header(path)["descrip"].item()).rstrip(b"\0").decode("latin-1")
+    except UNREADABLE:
+        return None
 
 
 def _prepare_for(network: NNFormer, image: Volume, preprocess: PreprocessConfig) -> Prepared:
@@ -119,7 +133,7 @@ def _write(labels_XYZ: np.ndarray, affine_4x4: np.ndarray, image: Path, out: Pat
     """Whole or not at all, with the image's sform and qform where it is a NIfTI: programs differ in which they read."""
     segmentation = nibabel.Nifti1Image(labels_XYZ, affine_4x4)
     if image.name.lower().endswith(NIFTI_ENDINGS):
-        given = cast(nibabel.Nifti1Image, nibabel.load(image)).header
+        given = read_nifti_header(image)
         segmentation = nibabel.Nifti1Image(labels_XYZ, None, segmentation.header)
         segmentation.header["pixdim"][:4] = given["pixdim"][:4]
         for field in _GEOMETRY:

@@ -9,15 +9,12 @@ there when it is whole.
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, cast
-
-import nibabel
-from nibabel.filebasedimages import ImageFileError
+from typing import NamedTuple
 
 from data_shards.archive.cases import is_volume_file, stem
 from data_shards.errors import InputError
 from maetrain.evaluate.model_folder import ModelContract
-from maetrain.evaluate.predict import check_out, predict_file
+from maetrain.evaluate.predict import OURS, check_out, note_in, predict_file
 from maetrain.evaluate.sliding import USUAL, Sliding
 from maetrain.models.segmentation import NNFormer
 
@@ -55,7 +52,7 @@ def predict_folder(
     note = note_of(contract, how)
     outcomes = []
     for wanted in find_cases(folder, out, network.config.in_channels):
-        if skip_existing and is_made_so(wanted.out, note):
+        if skip_existing and note_in(wanted.out) == note:
             outcome = Outcome(wanted, was_there=True)
         else:
             try:
@@ -72,7 +69,7 @@ def predict_folder(
 def note_of(contract: ModelContract, how: Sliding) -> str:
     """What made a segmentation, for its header's 79 characters: equal notes, equal labels but for rounding."""
     mirrored = "".join("DHW"[axis] for axis in sorted(how.mirror_axes)) or "no"
-    return f"maetrain {contract.weights_sha256[:16]} overlap={how.overlap:g} mirror={mirrored}"
+    return f"{OURS} {contract.weights_sha256[:16]} overlap={how.overlap:g} mirror={mirrored}"
 
 
 def find_cases(folder: Path, out: Path, channels: int) -> list[Wanted]:
@@ -114,12 +111,3 @@ def _by_case(paths: Sequence[Path], channels: int) -> list[tuple[str, tuple[Path
         else:
             found += [(stem(path.name), (path,)) for path in files]
     return found
-
-
-def is_made_so(path: Path, note: str) -> bool:
-    """Whether a segmentation is there and its header holds that note."""
-    try:
-        header = cast(nibabel.Nifti1Image, nibabel.load(path)).header
-        return bytes(header["descrip"].item()).rstrip(b"\0").decode("latin-1") == note
-    except (OSError, ImageFileError, KeyError, EOFError):
-        return False

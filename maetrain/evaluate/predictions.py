@@ -26,7 +26,7 @@ MAX_SHIFT_VOXELS = 0.1
 
 
 def find_predictions(folder: Path, cases: Sequence[ArchiveCase]) -> dict[str, Path]:
-    """Case -> its file. Raises InputError naming the first case that has none, or two."""
+    """Case -> its file. Raises InputError naming the first case that has none, or two, and a file of two cases."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no folder there; give the folder that holds one segmentation a case")
     found: dict[str, Path] = {}
@@ -38,6 +38,14 @@ def find_predictions(folder: Path, cases: Sequence[ArchiveCase]) -> dict[str, Pa
             raise InputError(f"{folder}: case {case.case!r} has two predictions, {files[0].name} and {files[1].name}")
         found |= {case.case: files[0]} if files else {}
         missing += [] if files else [case.case]
+    cases_of: dict[Path, str] = {}
+    for name, path in found.items():
+        if path in cases_of:
+            raise InputError(
+                f"{path}: may be the prediction of {cases_of[path]!r} or of {name!r}; name it as its case, "
+                f"such as {name}.nii.gz"
+            )
+        cases_of[path] = name
     if missing:
         raise InputError(
             f"{folder}: no prediction for {len(missing)} of {len(cases)} cases, the first is {missing[0]!r} "

@@ -39,8 +39,10 @@ class ScoreRow:
         if self.budget < 1:
             raise InputError(f"budget {self.budget} of case {self.case!r}: must be at least 1 labelled person")
         for name in ("arm", "case", "subject", "class_name"):
-            if not getattr(self, name).strip():
+            if not (value := getattr(self, name)).strip():
                 raise InputError(f"empty {name} in the score of case {self.case!r}: every score needs one")
+            if value != value.strip():
+                raise InputError(f"{name} {value!r} in the score of case {self.case!r}: take the blanks around it away")
         for name, high in (("dice", 1.0), ("surface_dice", 1.0), ("hd95_mm", math.inf)):
             value = getattr(self, name)
             if not (math.isfinite(value) and 0.0 <= value <= high):
@@ -80,7 +82,7 @@ def check_rows(rows: Iterable[ScoreRow], where: str = "scores") -> None:
         own = scored.setdefault(row.key[:3], set())
         if row.key[3:] in own:
             raise InputError(
-                f"{where}: {_job(row.key[:3])}, case {row.case!r}, class {row.class_name!r} occurs twice; "
+                f"{where}: {job_text(row.key[:3])}, case {row.case!r}, class {row.class_name!r} occurs twice; "
                 "keep one of the rows"
             )
         own.add(row.key[3:])
@@ -98,11 +100,13 @@ def check_rows(rows: Iterable[ScoreRow], where: str = "scores") -> None:
             has, lacks = (job, first) if (case, class_name) in own else (first, job)
             raise InputError(
                 f"{where}: different test sets are mixed: case {case!r}, class {class_name!r} is scored for "
-                f"{_job(has)} and not for {_job(lacks)}; score both on the same cases, or remove one of the two jobs"
+                f"{job_text(has)} and not for {job_text(lacks)}; score both on the same cases, or remove one of the "
+                "two jobs"
             )
 
 
-def _job(job: tuple[int, str, int]) -> str:
+def job_text(job: tuple[int, str, int]) -> str:
+    """What a message calls a job."""
     return f"budget {job[0]}, arm {job[1]!r}, seed {job[2]}"
 
 
@@ -123,13 +127,13 @@ def write_scores(path: Path, rows: Sequence[ScoreRow]) -> None:
 def read_scores(path: Path) -> list[ScoreRow]:
     """Read what write_scores wrote, with every digit. Raises InputError naming file and line."""
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(path, newline="", encoding="utf-8-sig") as file:
             lines = csv.reader(file, strict=True)
             header = next(lines, [])
             if tuple(header) != HEADER:
                 found = ",".join(header)[:120]
                 raise InputError(f"{path}: header {found!r} is not {','.join(HEADER)!r}; is this a scores.csv?")
-            rows = [_row(path, lines.line_num, fields) for fields in lines]
+            rows = [_row(path, lines.line_num, fields) for fields in lines if fields]
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}; run `maetrain evaluate` to make it") from error
     except (csv.Error, UnicodeDecodeError) as error:

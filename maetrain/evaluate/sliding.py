@@ -13,7 +13,6 @@ from itertools import combinations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from monai.data.utils import compute_importance_map, dense_patch_slices
 from torch import Tensor, nn
 
@@ -56,7 +55,7 @@ def probability_slabs(
 
     `overlapping`: outputs are regions, each with a probability of its own, and no classes that exclude each other.
 
-    A volume smaller than the window is padded by its minimum on both sides.
+    A volume smaller than the window is padded on both sides, each channel by its minimum, as crops are in training.
     """
     how.check()
     device = next(network.parameters()).device
@@ -79,12 +78,15 @@ def probability_slabs(
 
 def _pad_to_window(volume_CDHW: Tensor, window_DHW: Triple) -> tuple[Tensor, list[int]]:
     """The volume, at least as large as the window, and how many voxels were put before it on each axis."""
-    missing = [max(w - n, 0) for w, n in zip(window_DHW, volume_CDHW.shape[1:], strict=True)]
-    before = [n // 2 for n in missing]
-    if not any(missing):
+    size_DHW = volume_CDHW.shape[1:]
+    padded_DHW = [max(w, n) for w, n in zip(window_DHW, size_DHW, strict=True)]
+    before = [(w - n) // 2 for w, n in zip(padded_DHW, size_DHW, strict=True)]
+    if padded_DHW == [*size_DHW]:
         return volume_CDHW, before
-    d, h, w = ((b, n - b) for b, n in zip(before, missing, strict=True))
-    return F.pad(volume_CDHW, (*w, *h, *d), value=float(volume_CDHW.min())), before
+    padded_CDHW = volume_CDHW.amin((1, 2, 3), keepdim=True).repeat(1, *padded_DHW)
+    d, h, w = (slice(b, b + n) for b, n in zip(before, size_DHW, strict=True))
+    padded_CDHW[:, d, h, w] = volume_CDHW
+    return padded_CDHW, before
 
 
 def _logits(network: nn.Module, windows_BCDHW: Tensor, mirror_axes: Sequence[int]) -> Tensor:

@@ -14,7 +14,7 @@ ARM = r"^[a-z][a-z0-9-]*$"
 class FinetuneConfig(BaseModel):
     """Optimizer steps, not epochs, are equal across budgets and arms (evaluation protocol)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     crop_DHW: Triple = Field((32, 32, 32), description="training crop, voxels along D, H, W")
     window_DHW: Triple = Field(
@@ -90,7 +90,7 @@ class FinetuneConfig(BaseModel):
 class FinetuneJob(BaseModel):
     """One cell of the sweep."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     budget: int = Field(ge=1, description="labelled persons")
     arm: str = Field(pattern=ARM, description="scratch, mae, or another named start")

@@ -142,7 +142,7 @@ def run_job(
         thinned(tracker.metrics, config.steps),
         validation_cases,
     )
-    kept_step = _keep(trained, job, protocol, cases, folder, who)
+    kept_step = _keep(trained, job, protocol, [*cases, *monitor_cases], folder, who)
     if handover and who.is_first:
         write_text(folder / TRANSFER, handover.to_json())
         tracker.file(folder / TRANSFER)

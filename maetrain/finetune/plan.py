@@ -1,6 +1,5 @@
 """The sweep as a list of jobs: pure, so that it can be looked at before anything runs."""
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -45,6 +44,8 @@ def plan_jobs(
     paired. Its first `fewest` hold every class: as many as the smallest budget (0), or fewer where some validate.
     InputError where a budget is larger than the persons there are, or no order has every class so early.
     """
+    for budget in budgets:
+        budget_subjects(split.train, budget)
     labelled = classes_by_subject(index)
     jobs = []
     for turn, seed in enumerate(seeds):
@@ -92,14 +93,11 @@ def budgets_of_trials(budgets: Sequence[int], trial_budgets: Sequence[int]) -> t
 
 
 def best_rates(trials: Sequence[tuple[FinetuneJob, float]]) -> dict[str, float]:
-    """arm -> the learning rate whose trials (job, validation Dice) did best on average; the smaller one of equals.
-
-    A trial that came to nothing (NaN) counts 0.
-    """
+    """arm -> the learning rate whose trials (job, validation Dice) did best on average; the smaller one of equals."""
     found: dict[str, dict[float, list[float]]] = {}
     for job, dice in trials:
         assert job.learning_rate is not None, "a trial tries a rate"
-        found.setdefault(job.arm, {}).setdefault(job.learning_rate, []).append(0.0 if math.isnan(dice) else dice)
+        found.setdefault(job.arm, {}).setdefault(job.learning_rate, []).append(dice)
     return {
         arm: max(sorted(by_rate), key=lambda rate: sum(by_rate[rate]) / len(by_rate[rate]))
         for arm, by_rate in found.items()

@@ -24,7 +24,7 @@ from maetrain.finetune.watch import Best, dice_on
 from maetrain.losses.segmentation import DeepSupervisionLoss
 from maetrain.models.config import NNFormerConfig
 from maetrain.models.segmentation import NNFormer
-from maetrain.train.group import RankInfo
+from maetrain.train.group import RankInfo, sums_over_ranks
 from maetrain.train.schedule import warmup_cosine, warmup_poly
 
 _SCHEDULES = {"cosine": warmup_cosine, "poly": warmup_poly}
@@ -83,7 +83,8 @@ def fit(
 
     It gets (B, C, D, H, W) and gives a list of (B, K, D, H, W), full resolution first. `groups`: of its parameters,
     each with a `rate_scale`. The crops depend on the job's seed and budget alone, neither on its arm nor on the number
-    of ranks, which share every batch. InputError where the loss is no longer a number: trying again would not help.
+    of ranks, which share every batch. InputError where the loss is no longer a number: trying again would not help. A
+    trial ends there with a Dice of 0, whatever the Dice of its last weights is: classes that are absent would count 1.
     """
     network.to(who.device)
     mean = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay)) if config.ema_decay else None
@@ -136,8 +137,13 @@ def fit(
             mean.update_parameters(network)
         done = step + 1
         if done % config.log_every == 0 or done == config.steps:
-            value = float(loss.detach())
-            if not math.isfinite(value) and not job.is_trial:  # a trial's Dice says that its rate is none
+            mine = torch.stack([loss.detach().float(), torch.ones((), device=loss.device)])
+            total, ranks = sums_over_ranks(mine, who)  # so that all ranks hear of one's loss
+            value = total / ranks
+            if not math.isfinite(value) and job.is_trial:
+                lost = [0.0] if best is not None else []
+                return Fitted(network.eval(), None, [*steps, done], [*monitor_dice, 0.0], validation_dice + lost, done)
+            if not math.isfinite(value):
                 raise InputError(
                     f"the loss is {value} after {done} steps at a peak of {peak:g}: lower the learning rate"
                 )

@@ -18,7 +18,7 @@ SCRATCH, UNTRAINED = "scratch", "random-mae"
 
 
 class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class SplitConfig(_Settings):
@@ -52,13 +52,13 @@ class SweepConfig(_Settings):
     )
     learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         (),
-        description="peak learning rates of which each arm gets the best one, by trials that are validated on persons "
-        "of the budget itself; none = those of finetune",
+        description="peak learning rates of which each arm gets the best one, by trials at trial_budgets, which "
+        "hold some of their budget's persons out to validate on; none = those of finetune",
     )
     trial_budgets: tuple[int, ...] = Field(
         (),
         description="budgets that trials are made at; none = the smallest from 4 persons on, else the largest. The "
-        "rates chosen there serve all budgets, also the smaller ones",
+        "rates chosen there serve all budgets and seeds, also smaller budgets without those persons' labels",
     )
     trial_seeds: int = Field(1, ge=1, description="seeds that trials are made with, the first ones")
     trial_share: float = Field(

@@ -5,7 +5,7 @@ what is allowed; never a silent default.
 """
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,8 @@ def _explain(error: ValidationError, where: str) -> str:
         known = _group(path[:-1])
         return f"{where}: unknown setting {key!r}{_nearest(path[-1], known)}{more}"
     message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "tuple_type":
+        message = "a list is wanted, such as [1,2,4]"
     return (
         f"{where}: {key or 'settings'} = {first['input']!r}: {message}{more}"
         if not isinstance(first["input"], dict)
@@ -112,14 +114,19 @@ def _group(path: Sequence[str]) -> list[str]:
     return list(model.model_fields)
 
 
-def explained(config: RunConfig) -> str:
-    """The full resolved configuration as YAML, each field with its meaning and unit as a comment."""
-    return "\n".join(_lines(config, 0)) + "\n"
+def explained(config: RunConfig, without: Collection[str] = ()) -> str:
+    """The full resolved configuration as YAML, each field with its meaning and unit as a comment.
+
+    `without`: groups that had no effect and are left out.
+    """
+    return "\n".join(_lines(config, 0, without)) + "\n"
 
 
-def _lines(model: BaseModel, depth: int) -> list[str]:
+def _lines(model: BaseModel, depth: int, without: Collection[str] = ()) -> list[str]:
     pad, lines = "  " * depth, []
     for name, field in type(model).model_fields.items():
+        if name in without:
+            continue
         value = getattr(model, name)
         comment = f"  # {field.description}" if field.description else ""
         if isinstance(value, BaseModel):

@@ -35,7 +35,7 @@ def gather_warnings(
     return [
         *_overlap(inputs),
         *_persons(own, len({row.subject for row in rows})),
-        *_seeds(own),
+        *_seeds(comparisons, arm),
         *(
             control_sentence(found)
             for name, found in comparisons.items()
@@ -68,16 +68,29 @@ def _persons(comparisons: Sequence[BudgetComparison], num_scored: int) -> list[s
     return found
 
 
-def _seeds(comparisons: Sequence[BudgetComparison]) -> list[str]:
-    fewest = min([c.n_seeds for c in comparisons], default=ENOUGH_SEEDS)
-    if fewest == 1:
-        return ["Only 1 seed: the intervals say nothing about the luck of a training run."]
-    if fewest >= ENOUGH_SEEDS:
+def _seeds(comparisons: Mapping[str, Sequence[BudgetComparison]], main: str) -> list[str]:
+    """What few seeds leave open for the main arm, and for arms that have fewer than that."""
+    fewest = {arm: min(c.n_seeds for c in own) for arm, own in comparisons.items() if own}
+    of_main = fewest.get(main, ENOUGH_SEEDS)
+    others: dict[int, list[str]] = {}
+    for arm, num in fewest.items():
+        if num < min(of_main, ENOUGH_SEEDS):
+            others.setdefault(num, []).append(arm)
+    return [
+        *_few_seeds(of_main),
+        *(text for num, arms in sorted(others.items()) for text in _few_seeds(num, f" of {join(arms)}")),
+    ]
+
+
+def _few_seeds(num: int, whose: str = "") -> list[str]:
+    if num == 1:
+        return [f"Only 1 seed{whose}: the intervals say nothing about the luck of a training run."]
+    if num >= ENOUGH_SEEDS:
         return []
     return [
-        f"Only {fewest} seeds: how much the luck of a training run matters is known roughly. The intervals are widened "
-        "for it and still fall short of 95 % where it matters most, and p says nothing about it: a small difference "
-        "may be luck even where it is called real."
+        f"Only {num} seeds{whose}: how much the luck of a training run matters is known roughly. The intervals are "
+        "widened for it and still fall short of 95 % where it matters most, and p says nothing about it: a small "
+        "difference may be luck even where it is called real."
     ]
 
 

@@ -71,15 +71,18 @@ def facts(rows: Sequence[ScoreRow], inputs: ReportInputs) -> list[tuple[str, str
 def method(results: Results, inputs: ReportInputs) -> list[str]:
     """One paragraph each."""
     if inputs.overlap is None:
-        overlap = "The overlap of test persons and pretraining pool was not checked."
+        apart = (
+            "Whether test persons were kept from pretraining, training, tuning and the choice of a model, these files "
+            "don't say."
+        )
     else:
-        overlap = (
-            f"Overlap of test persons and pretraining pool, as checked: {inputs.overlap.by_person} by person, "
+        apart = (
+            "Test persons are set apart by person, never by scan, before pretraining, training, tuning and the choice "
+            f"of a model. Their overlap with the pretraining pool, as checked: {inputs.overlap.by_person} by person, "
             f"{inputs.overlap.by_voxel_hash} by voxel hash."
         )
     return [
-        "Test persons are set apart by person, never by scan, before pretraining, training, tuning and the choice of "
-        f"a model. {overlap} All models were scored on the same cases and classes.",
+        f"{apart} All models were scored on the same cases and classes.",
         "The value of a case is its mean Dice over the foreground classes, that of a person the mean over his or her "
         f"cases. Arms are paired by case and seed: the difference is {results.arm} minus {results.baseline} for the "
         "same person, budget and seed.",

@@ -31,13 +31,15 @@ def read_curves(path: Path) -> list[Curve]:
     """One curve a job, in the order of the file. Raises InputError naming file and line."""
     points: dict[tuple[int, str, int], list[tuple[int, float]]] = {}
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(path, newline="", encoding="utf-8-sig") as file:
             lines = csv.reader(file, strict=True)
             if tuple(header := next(lines, [])) != HEADER:
                 raise InputError(f"{path}: header {','.join(header)[:120]!r} is not {','.join(HEADER)!r}; correct it")
-            for fields in lines:
+            for fields in filter(None, lines):
                 try:
                     budget, arm, seed, step, dice = fields
+                    if not 0 <= float(dice) <= 1:
+                        raise ValueError(f"Dice {dice} is not 0..1")
                     points.setdefault((int(budget), arm, int(seed)), []).append((int(step), float(dice)))
                 except ValueError as error:
                     raise InputError(

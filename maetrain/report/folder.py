@@ -30,7 +30,8 @@ def replace_report(staged: Path, out_dir: Path) -> Path:
 def _files_of(out_dir: Path) -> set[str]:
     """Names that the summary in the folder gives; none without a readable one."""
     try:
-        named = json.loads((out_dir / SUMMARY).read_bytes())["files"]
+        summary = json.loads((out_dir / SUMMARY).read_bytes())
+        named = summary["files"] if "headline" in summary else ()  # another program's file says nothing of ours
         return {name for name in named if Path(name).name == name}  # nothing outside the folder
     except (OSError, ValueError, TypeError, KeyError):
         return set()

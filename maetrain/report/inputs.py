@@ -5,7 +5,7 @@ the models, the data or the tracking server.
 """
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -26,6 +26,9 @@ def _check_lengths(steps: list[int], **values: list[float]) -> None:
         raise ValueError("steps must rise")
 
 
+Dice = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
 class Curve(_Model):
     """Validation Dice of one finetune job against its optimizer steps."""
 
@@ -33,7 +36,7 @@ class Curve(_Model):
     arm: str = Field(description="where its encoder came from: scratch, mae, random-mae", min_length=1)
     seed: int = Field(description="seed of the job")
     steps: list[int] = Field(description="optimizer steps at which it was validated, rising")
-    dice: list[float] = Field(description="mean foreground Dice on the validation cases at each of them, 0..1")
+    dice: list[Dice] = Field(description="mean foreground Dice on the validation cases at each of them, 0..1")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

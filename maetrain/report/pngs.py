@@ -1,7 +1,7 @@
 """The report's figures as PNG on white: for Markdown, the tracker and slides.
 
 By matplotlib, since nothing of a page's colours or letters is to be followed here. A name from a file may hold $ signs,
-which matplotlib would read as mathematics, so they are escaped.
+which matplotlib would read as mathematics, so they are escaped, or begin with _, which would hide it from a legend.
 """
 
 import math
@@ -135,4 +135,4 @@ def _finish(figure: Figure, path: Path, legend_of: Axes | None = None) -> None:
 
 
 def _plain(name: str) -> str:
-    return name.replace("$", r"\$")
+    return f"{' ' * name.startswith('_')}{name}".replace("$", r"\$")

@@ -11,6 +11,7 @@ from maetrain.report.inputs import ReportInputs
 from maetrain.report.labels_saved import LabelsSaved, labels_saved
 from maetrain.report.statistics import ArmPoint, BudgetComparison, ClassMean, arm_curve, compare, per_class_table
 from maetrain.report.verdict import CONTROL, PREFERRED_ARM, headline
+from maetrain.report.wording import join
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class Results:
 
     @property
     def headline(self) -> str:
+        if self.baseline not in (scored := {point.arm for point in self.points}):
+            return f"Nothing could be compared: no arm is called {self.baseline}, only {join(sorted(scored))}."
         return headline(self.comparisons, self.arms[0].saved)
 
     @property

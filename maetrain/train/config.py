@@ -10,7 +10,7 @@ from maetrain.models.mae import MaeConfig
 class PretrainConfig(BaseModel):
     """All that decides the curve of a pretraining run, and how often it is saved and logged."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     mae: MaeConfig = Field(MaeConfig(), description="masking and MAE decoder")
     crop_DHW: Triple = Field((32, 32, 32), description="crop, voxels along D, H, W; multiples of the total stride")
@@ -81,7 +81,7 @@ class PretrainConfig(BaseModel):
 class PretrainSetup(BaseModel):
     """A pretraining run complete: the network, the settings, and where data and results are."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     model: NNFormerConfig
     pretrain: PretrainConfig

@@ -29,7 +29,7 @@ from maetrain.evaluate.scores import read_scores, write_scores
 from maetrain.models.segmentation import NNFormer
 from tests.cluster.typed import Run, forbid_ray, mistake, typed
 
-from ..maetrain.report.builders import make_rows
+from ..maetrain.report.builders import make_inputs, make_rows
 from ..maetrain.small import SMALL
 
 
@@ -89,7 +89,7 @@ def write(path: Path, data: np.ndarray) -> Path:
         (["evaluate", "nowhere", "archive", "--out", "scores.csv"], ["nowhere", "no model there"]),
         (["predict", "nowhere", "scan.nii.gz", "out.nii.gz"], ["nowhere", "no model there"]),
         (["export", "nowhere", "encoder"], ["nowhere", "no committed checkpoint"]),
-        (["report", "nowhere"], ["nowhere", "No such file", "run"]),
+        (["report", "nowhere"], ["nowhere", "no scores.csv there", "give a sweep's folder"]),
     ],
     ids=lambda value: " ".join(value) if len(value) < 9 and "nowhere" not in value[0] else None,
 )
@@ -123,9 +123,20 @@ def test_too_many_channels_are_named(run: Run, model: Path, scan: Path) -> None:
 
 
 def test_an_image_that_is_not_there_and_a_wrong_output_name_are_named(run: Run, model: Path, scan: Path) -> None:
-    mistake(run("predict", model, "gone.nii.gz", "out.nii.gz"), "gone.nii.gz", "No such file")
+    mistake(run("predict", model, "gone.nii.gz", "out.nii.gz"), "gone.nii.gz", "no such file")
+    mistake(run("predict", model, "gone", "out"), "gone", "no such file or folder")
     mistake(run("predict", model, scan, "out.png"), "out.png", ".nii.gz")
     mistake(run("predict", model, scan, scan), scan, "overwrite")
+
+
+def test_a_segmentation_by_hand_is_not_overwritten(run: Run, model: Path, scan: Path, tmp_path: Path) -> None:
+    by_hand = write(tmp_path / "labels" / scan.name, np.ones((12, 14, 10), dtype=np.uint8))
+    before = by_hand.read_bytes()
+    for words in ((scan, by_hand), (scan.parent, by_hand.parent), (scan, by_hand, "--skip-existing")):
+        mistake(run("predict", model, *words), by_hand, "no segmentation of maetrain's", "another name")
+    assert by_hand.read_bytes() == before
+    for _ in range(2):
+        assert run("predict", model, scan, "ours.nii.gz")[0] == 0, "our own gives way to a new one"
 
 
 def test_a_good_image_is_segmented(run: Run, model: Path, scan: Path, tmp_path: Path) -> None:
@@ -136,7 +147,47 @@ def test_a_good_image_is_segmented(run: Run, model: Path, scan: Path, tmp_path: 
 
 def test_a_person_nobody_knows_is_named(run: Run, model: Path, small_archive: Path) -> None:
     outcome = run("evaluate", model, small_archive, "--out", "scores.csv", "--subjects", "person_000,bob")
-    mistake(outcome, "--subjects", "'bob'", "12 persons")
+    mistake(outcome, "--subjects", "'bob'", "12 have one")
+    mistake(run("evaluate", model, small_archive, "--out", "scores.csv", "--subjects", ""), "--subjects", "''")
+
+
+def test_a_person_without_a_label_is_not_left_out_in_silence(run: Run, model: Path, tmp_path: Path) -> None:
+    one_labelled_scan(tmp_path / "archive", 2, list(load_model(model)[1].class_names))
+    write(tmp_path / "archive" / "imagesTr" / "b.nii.gz", np.random.default_rng(1).uniform(1, 9, (12, 14, 10)))
+    words = ("evaluate", model, "archive", "scores.csv", "--subjects")
+    mistake(run(*words, "a,b"), "'b' with a label", "1 have one, such as a")
+    assert not (tmp_path / "scores.csv").exists()
+    assert run(*words, " a ")[0] == 0, "blanks are no part of a name"
+
+
+@pytest.mark.parametrize("by_model", [True, False])
+def test_a_table_of_scores_is_not_lost(
+    run: Run, model: Path, predicted: Path, small_archive: Path, tmp_path: Path, by_model: bool
+) -> None:
+    words = (model,) if by_model else ("--predictions", predicted, "--arm", "other")
+    rows = make_rows(num_subjects=2)
+    write_scores(tmp_path / "kept.csv", rows)
+    (tmp_path / "thesis.csv").write_text("a,b\n")
+    (tmp_path / "folder").mkdir()
+    for out, said in (("kept.csv", "holds scores of other jobs"), ("thesis.csv", "no table"), ("folder", "a folder")):
+        mistake(run("evaluate", *words, small_archive, out), tmp_path / out, said, "give")
+    assert {*read_scores(tmp_path / "kept.csv")} == {*rows}
+
+
+def test_what_would_lie_in_a_file_is_said_before_any_work(run: Run, model: Path, scan: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for words in (
+        ("predict", model, scan, "file/out.nii.gz"),
+        ("evaluate", model, "archive", "file/scores.csv"),
+        ("report", "in", "--out", "file/report"),
+        ("export", "run", "file/encoder"),
+    ):
+        mistake(run(*words), f"{tmp_path}/file is a file", "nothing can lie in it")
+
+
+@pytest.mark.parametrize("words", [("--tolerance-mm", "nan"), ("--tolerance-mm", "inf")])
+def test_a_tolerance_is_a_number(run: Run, words: tuple[str, ...]) -> None:
+    mistake(run("evaluate", "model", "archive", "scores.csv", *words), words[1], "number of mm")
 
 
 def one_labelled_scan(root: Path, value: int, class_names: list[str]) -> None:
@@ -236,6 +287,14 @@ def test_a_report_is_made_of_scores_alone(run: Run, tmp_path: Path) -> None:
     code, stdout, _ = run("report", "in", "--out", "there", "--arm", "large")
     assert code == 0 and f"{tmp_path}/there/index.html" in stdout and (tmp_path / "there" / "report.md").is_file()
     mistake(run("report", "in", "--arm", "huge"), "--arm huge", "'large'")
+    mistake(run("report", "in/scores.csv"), tmp_path / "in" / "scores.csv", "give the folder")
+
+
+def test_the_report_folder_of_a_sweep_stands_for_the_sweep(run: Run, tmp_path: Path) -> None:
+    write_scores(tmp_path / "out" / "report" / "scores.csv", make_rows(num_subjects=3))
+    make_inputs(title="A sweep's own").save(tmp_path / "out" / "inputs.json")
+    assert run("report", "out/report")[0] == 0 and not (tmp_path / "out" / "report" / "report").exists()
+    assert "A sweep's own" in (tmp_path / "out" / "report" / "report.md").read_text()
 
 
 def test_scores_of_different_test_sets_make_no_report(run: Run, tmp_path: Path) -> None:
@@ -363,6 +422,9 @@ def test_a_full_disk_is_one_line_and_our_own_mistakes_keep_their_traceback(
 
     monkeypatch.setattr(cli.cli, "main", failing(OSError(errno.ENOSPC, "No space left on device", "/out/x")))
     mistake(run("demo"), "/out/x", "No space left on device")
+    for number in (errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG):
+        monkeypatch.setattr(cli.cli, "main", failing(OSError(number, os.strerror(number), "/out/x")))
+        mistake(run("demo"), "/out/x", "another place")
     for error in (KeyError("ours"), OSError(errno.ENOENT, "ours"), ValueError("ours")):
         monkeypatch.setattr(cli.cli, "main", failing(error))
         with pytest.raises(type(error), match="ours"):

@@ -77,6 +77,9 @@ def test_folders_are_named_and_one_may_go_without(tmp_path: Path) -> None:
     found = named_folders("--handover", [f"long={a}", f"other={b}", f"long={b}"], "mae")
     assert found == {"long": [a, b], "other": [b]}
     assert named_folders("--handover", [str(a)], "mae") == {"mae": [a]}
+    assert named_folders("--handover", [str(b)], "mae") == {"mae": [b]}, "a = in a folder's name names no arm"
+    with pytest.raises(InputError, match="rate=3/gone is not a folder"):
+        named_folders("--handover", [f"{tmp_path}/rate=3/gone"], "mae")
     assert named_folder("--elsewhere", [f"there={a}"]) == {"there": a}
 
 
@@ -87,7 +90,7 @@ def test_folders_are_named_and_one_may_go_without(tmp_path: Path) -> None:
         (["x=a", "x=b"], "two folders for x"),
         (["=a"], "write NAME=FOLDER"),
         (["a"], "write NAME=FOLDER"),
-        (["../x=a"], "'../x' is no name"),
+        (["../x=a"], "write NAME=FOLDER"),
         (["a+b (c)=a"], "is no name; use small letters"),
         (["x=gone"], "gone is not a folder"),
     ],

@@ -25,16 +25,26 @@ def config(**sweep: object) -> RunConfig:
     [
         ((1, 2, 4, 8), {4}, "serve 1, 2 and 8 labelled persons, too"),
         ((1, 4), {4}, "serve 1 labelled person, too"),
-        ((4, 8), {4, 8}, ""),  # every budget had trials of its own
+        ((4, 8), {4, 8}, ""),  # every budget and seed had trials of its own
     ],
 )
 def test_rates_of_budgets_without_trials_are_said_to_come_from_others(
     index: ShardIndex, budgets: tuple[int, ...], tried: set[int], said: str
 ) -> None:
-    found = notes(config(budgets=budgets), index, ARMS, RATES, tried)
+    found = notes(config(budgets=budgets, trial_seeds=2), index, ARMS, RATES, tried)
     where = " and ".join(map(str, sorted(tried)))
     assert f"on validation persons with {where} labelled persons: scratch 0.001, mae 0.0001." in found[0]
     assert len(found) == (2 if said else 1) and said in found[-1]
+
+
+@pytest.mark.parametrize(
+    ("trial_seeds", "said"), [(1, "serve 1 labelled person and seeds 1 and 2, too"), (2, "person and seed 2, too")]
+)
+def test_seeds_without_trials_are_said_to_take_the_rates_of_others(
+    index: ShardIndex, trial_seeds: int, said: str
+) -> None:
+    settings = config(budgets=(1, 4), seeds=(0, 1, 2), trial_seeds=trial_seeds)
+    assert said in notes(settings, index, ARMS, RATES, {4})[1]
 
 
 @pytest.mark.parametrize("pretrained", [2e-4, 1e-3])

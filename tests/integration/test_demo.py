@@ -14,6 +14,7 @@ from mlflow.tracking import MlflowClient
 
 from cluster import cli
 from cluster.session import Resources
+from maetrain.checkpoint.handover import read_handover
 
 from .settings import TINY
 
@@ -180,3 +181,7 @@ def test_pretrain_and_sweep_by_hand_meet_the_demo(
     assert dice.pop("again") == dice["mae"] and dice == in_demo, "an arm's name is nothing to its jobs"
     report = (tmp_path / "sweep/report/report.md").read_text()
     assert "again against scratch" in report
+    assert "\npretrain:" not in report, "these settings made no encoder here"
+    assert "\npretrain:" in (first_run.parent / "report.md").read_text()
+    step = read_handover(run / "handover").step
+    assert f"again: {run.name} ({step} steps of crops of 16 x 16 x 16 voxels, pool of " in report

@@ -133,6 +133,7 @@ def with_header(**fields) -> bytes:
         pytest.param({"vox_offset": np.nan}, "can't be read", id="NaN offset"),
         pytest.param({"vox_offset": -352}, "can't be read", id="negative offset"),
         pytest.param({"pixdim": [1, np.nan, 1, 1, 1, 1, 1, 1], "sform_code": 0}, "not invertible|can't", id="NaN size"),
+        pytest.param({"pixdim": [1, 1, 0, 1, 1, 1, 1, 1], "sform_code": 0}, "voxel size of 0 mm", id="no size"),
         pytest.param({"srow_x": [1e30, 0, 0, 0]}, "not invertible", id="a light year"),
         pytest.param({"srow_x": [np.inf, 0, 0, 0]}, "not invertible", id="endless"),
         pytest.param({"srow_y": [1, 0, 0, 0]}, "not invertible", id="two axes along one line"),

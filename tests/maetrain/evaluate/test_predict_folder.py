@@ -1,5 +1,6 @@
 """A folder of scans: each becomes one segmentation, a bad one spoils no other, and what is finished stays."""
 
+import gzip
 from pathlib import Path
 
 import nibabel
@@ -10,7 +11,8 @@ from torch import Tensor
 from data_shards.errors import InputError
 from data_shards.preprocess import PreprocessConfig
 from maetrain.evaluate.model_folder import ModelContract
-from maetrain.evaluate.predict_folder import Outcome, find_cases, is_made_so, note_of, predict_folder
+from maetrain.evaluate.predict import note_in
+from maetrain.evaluate.predict_folder import Outcome, find_cases, note_of, predict_folder
 from maetrain.evaluate.sliding import Sliding
 
 from ..small import SMALL
@@ -130,7 +132,27 @@ def test_finished_segmentations_of_this_model_and_these_settings_are_kept(tmp_pa
 
 def test_half_a_file_and_somebody_elses_are_no_finished_segmentation(tmp_path: Path) -> None:
     note = note_of(CONTRACT, Sliding())
-    assert len(note) < 80 and not is_made_so(tmp_path / "a.nii.gz", note)
-    assert not is_made_so(write(tmp_path / "a.nii.gz", organ(scan())), note)
-    (tmp_path / "b.nii.gz").write_bytes(b"half")
-    assert not is_made_so(tmp_path / "b.nii.gz", note)
+    assert len(note) < 80 and note_in(tmp_path / "a.nii.gz") is None
+    whole = write(tmp_path / "a.nii.gz", organ(scan()))
+    assert note_in(whole) == ""
+    for i, half in enumerate((b"half", whole.read_bytes()[:40] + b"garbled", gzip.compress(b"\x5c\1\0\0" + bytes(80)))):
+        (tmp_path / f"{i}.nii.gz").write_bytes(half)
+        assert note_in(tmp_path / f"{i}.nii.gz") is None
+
+
+def test_a_damaged_segmentation_is_made_anew(tmp_path: Path) -> None:
+    write(tmp_path / "images" / "a.nii.gz", scan())
+    out = tmp_path / "out" / "a.nii.gz"
+    predict_folder(Brightness(), CONTRACT, tmp_path / "images", out.parent)
+    out.write_bytes(out.read_bytes()[:12] + b"garbled" * 9)
+    (outcome,) = predict_folder(Brightness(), CONTRACT, tmp_path / "images", out.parent, skip_existing=True)
+    assert not outcome.was_there and np.array_equal(labels(out), organ(scan()))
+
+
+@pytest.mark.parametrize(("name", "is_gzip"), [("a.nii.gz", False), ("a.nii", True)])
+def test_a_scan_is_what_it_holds_and_not_what_it_is_called(tmp_path: Path, name: str, is_gzip: bool) -> None:
+    right = write(tmp_path / ("right.nii.gz" if is_gzip else "right.nii"), scan())
+    (tmp_path / "images").mkdir()
+    right.rename(tmp_path / "images" / name)
+    (outcome,) = predict_folder(Brightness(), CONTRACT, tmp_path / "images", tmp_path / "out")
+    assert outcome.error == "" and np.array_equal(labels(outcome.wanted.out), organ(scan()))

@@ -94,6 +94,14 @@ def test_two_files_of_one_case_are_an_error(cases: list[ArchiveCase], folder: Pa
         find_predictions(folder, cases)
 
 
+def test_one_file_is_not_the_prediction_of_two_cases(tmp_path: Path) -> None:
+    write(tmp_path / "scan.nii.gz", predicted(0))
+    cases = [ArchiveCase(f"scan_{i:04d}", "p", (Path(f"imagesTr/scan_{i:04d}.nii.gz"),), None) for i in (1, 2)]
+    assert list(find_predictions(tmp_path, cases[:1])) == ["scan_0001"]
+    with pytest.raises(InputError, match="scan.nii.gz: may be the prediction of 'scan_0001' or of 'scan_0002'"):
+        find_predictions(tmp_path, cases)
+
+
 def moved(mm: float) -> np.ndarray:
     affine = oblique_affine()
     affine[0, 3] += mm

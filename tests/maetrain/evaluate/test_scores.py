@@ -55,6 +55,7 @@ def test_a_case_score_becomes_a_row_of_its_job() -> None:
         (HEADER.encode() + b"\n1,mae,0,c,p,front,0.5,inf,0.5\n", "hd95_mm inf"),
         (HEADER.encode() + b"\n0,mae,0,c,p,front,0.5,1.0,0.5\n", "budget 0"),
         (HEADER.encode() + b"\n1,,0,c,p,front,0.5,1.0,0.5\n", "empty arm"),
+        (HEADER.encode() + b"\n1,mae ,0,c,p,front,0.5,1.0,0.5\n", "arm 'mae ' .*blanks around it"),
         (HEADER.encode() + b"\n" + 2 * b"1,mae,0,c,p,front,0.5,1.0,0.5\n", "occurs twice"),
         (HEADER.encode() + b"\n1,mae,0,c,p,front,0.5,1.0,0.5\n1,mae,1,c,q,front,0.5,1.0,0.5\n", "two persons"),
         (HEADER.encode() + b'\n1,mae,0,"c,p,front,0.5,1.0,0.5\n', "not a readable CSV"),
@@ -68,6 +69,13 @@ def test_a_garbled_file_is_refused_in_one_line_that_names_it(tmp_path: Path, con
         read_scores(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_table_that_a_spreadsheet_saved_is_read(tmp_path: Path) -> None:
+    path, rows = tmp_path / "scores.csv", [row(1, "mae", 0, "a", "a", "front", 0.5)]
+    write_scores(path, rows)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n") + b"\r\n")
+    assert read_scores(path) == rows
 
 
 FULL = [

@@ -82,6 +82,18 @@ def test_an_nnformers_probabilities_are_monais(size_DHW: tuple[int, int, int]) -
     torch.testing.assert_close(got, by_monai(network, volume, Sliding()), atol=1e-5, rtol=0)
 
 
+def test_each_channel_is_padded_by_its_own_minimum() -> None:
+    class Seen(Whereabouts):
+        def forward(self, x_BCDHW: Tensor) -> list[Tensor]:
+            self.seen = x_BCDHW
+            return super().forward(x_BCDHW)
+
+    network, volume_CDHW = Seen(), torch.stack([noise(4, 6, 7, seed=1) + level for level in (0, -50)])
+    probabilities_KDHW(network, volume_CDHW, WINDOW)
+    assert network.seen.amin((2, 3, 4)).tolist() == [volume_CDHW.amin((1, 2, 3)).tolist()]
+    assert network.seen[0, :, 0, 0, 0].tolist() == volume_CDHW.amin((1, 2, 3)).tolist(), "a corner is padding"
+
+
 def test_slabs_are_low_and_leave_before_the_windows_end() -> None:
     network, volume = Whereabouts(), noise(1, 61, 10, 12)
     calls_at_slab = [len(network.batches) for _ in probability_slabs(network, volume, WINDOW, Sliding(0.5, 1))]

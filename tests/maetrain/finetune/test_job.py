@@ -23,6 +23,7 @@ from maetrain.train.group import alone
 from ..small import SMALL, hand_over
 
 JOB = FinetuneJob(budget=2, arm="scratch", seed=0, subjects=("person_000", "person_001"))
+WATCHED = ("person_004",)
 CONFIG = FinetuneConfig(crop_DHW=(16, 16, 16), window_DHW=(16, 16, 16), steps=2, warmup_steps=0)
 
 
@@ -52,7 +53,9 @@ def run(
     cases = load_labelled(index, job.subjects)
     test = read_study([case for case in read_archive(archive).cases if case.subject == "person_005"], 3)
     protocol = Protocol.of(SMALL, config, index, 1.0, test)
-    return run_job(job, protocol, cases, cases[:1], folder, tracker, alone(), {"hardware": "an abacus"})
+    return run_job(
+        job, protocol, cases, load_labelled(index, WATCHED), folder, tracker, alone(), {"hardware": "an abacus"}
+    )
 
 
 def test_a_job_leaves_model_scores_picture_and_result(
@@ -67,7 +70,7 @@ def test_a_job_leaves_model_scores_picture_and_result(
     assert result.test_dice == pytest.approx(np.mean([r.dice for r in rows]))
     assert read_result(tmp_path) == result and result.job == JOB and result.made_by == {"hardware": "an abacus"}
     network, contract = load_model(tmp_path / "model")
-    trained = {v.voxel_sha256 for v in small_index.volumes if v.subject in JOB.subjects}
+    trained = {v.voxel_sha256 for v in small_index.volumes if v.subject in {*JOB.subjects, *WATCHED}}
     assert set(contract.trained_on) == trained
     assert network.num_classes == 3 and contract.made_by == {"budget": "2", "arm": "scratch", "seed": "0"}
     assert set(notes.files) == {"overlay.png", "scores.csv"}

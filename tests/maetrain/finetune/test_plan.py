@@ -1,6 +1,5 @@
 """The plan of a sweep: every cell once, budgets nested, arms paired."""
 
-import math
 from dataclasses import replace
 
 import pytest
@@ -122,7 +121,7 @@ def test_each_arm_gets_the_rate_that_did_best_on_average_and_the_smaller_of_equa
         (trial("scratch", 1e-2, 0), 0.9), (trial("scratch", 1e-2, 1), 0.1),  # 0.50
         (trial("scratch", 1e-3, 0), 0.6), (trial("scratch", 1e-3, 1), 0.6),  # 0.60
         (trial("mae", 1e-2), 0.7), (trial("mae", 1e-3), 0.7),
-        (trial("long", 1e-2), math.nan), (trial("long", 1e-3), 0.01),
+        (trial("long", 1e-2), 0.0), (trial("long", 1e-3), 0.01),
     ]  # fmt: skip
     assert best_rates(found) == {"scratch": 1e-3, "mae": 1e-3, "long": 1e-3}
 
@@ -154,3 +153,9 @@ def test_a_choice_without_validation_cases_is_refused(settings: dict) -> None:
     with pytest.raises(ValidationError, match="set validation_share"):
         FinetuneConfig(**settings)
     FinetuneConfig(**settings, validation_share=0.2)
+
+
+def test_a_budget_that_cannot_be_met_is_the_one_that_was_typed(small_index: ShardIndex) -> None:
+    split = split_of(small_index, 0.25, 1, 0)
+    with pytest.raises(InputError, match="budget 100 can't be met"):
+        plan_jobs(small_index, split, (100,), (0,), {"scratch": []}, fewest=75)

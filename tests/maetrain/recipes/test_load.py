@@ -91,6 +91,10 @@ def test_overrides_reach_every_depth_and_keep_the_rest() -> None:
         ("pretrain.crop_DHW=[16, 16, x]", ("pretrain.crop_DHW.2", "'x'")),
         ("sweep.budgets=[4, 1]", ("sweep", "budgets = [4, 1] must be rising")),
         ("sweep.budgets=[]", ("sweep.budgets", "[]")),
+        ("sweep.budgets=4", ("sweep.budgets = 4", "a list is wanted, such as [1,2,4]")),
+        ("evaluate.tolerance_mm=.inf", ("evaluate.tolerance_mm", "finite number")),
+        ("finetune.learning_rate=.inf", ("finetune.learning_rate", "finite number")),
+        ("pretrain.learning_rate=.nan", ("pretrain.learning_rate", "nan")),
         ("sweep.arms=[mae, Magic]", ("sweep.arms.1", "'Magic'")),  # any name in small letters is one
         ("shards.format=tar", ("shards.format", "'tar'", "'zarr' or 'webdataset'")),
         ("model.num_heads=[3, 2, 4]", ("num_heads[0] = 3", "use 2")),

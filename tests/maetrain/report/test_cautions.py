@@ -57,6 +57,15 @@ def test_few_seeds_are_warned_about(seeds: int, said: bool) -> None:
     assert [text.startswith(f"Only {seeds} seeds") for text in found] == [True] * said
 
 
+def test_fewer_seeds_of_another_arm_are_said_of_it() -> None:
+    arms = {"mae": [comparison(1, 0.01, 0.02)]}
+    arms |= {arm: [comparison(1, 0.01, 0.02, arm=arm, n_seeds=1)] for arm in ("swinunetr", "nnunet")}
+    arms["unet"] = [comparison(1, 0.01, 0.02, arm="unet", n_seeds=3)]
+    one, three = gather_warnings(make_rows(arms=("scratch", *arms)), make_inputs(), arms, {}, "scratch", "mae")
+    assert one.startswith("Only 1 seed of swinunetr and nnunet: the intervals say nothing about")
+    assert three.startswith("Only 3 seeds of unet: ")
+
+
 def test_another_pretraining_that_helps_is_no_warning() -> None:
     arms = SOUND | {"mae-large": [comparison(1, 0.01, 0.02, arm="mae-large")]}
     rows = make_rows(arms=("scratch", "mae", "mae-large"))

@@ -32,6 +32,8 @@ def test_curves_come_back_with_every_digit(tmp_path: Path) -> None:
         (HEADER + b"1,mae,0,5,0.5\n1,mae,0,5,0.5\n", "budget 1, arm 'mae', seed 0: .*steps must rise"),
         (HEADER + b"0,mae,0,5,0.5\n", "budget 0"),
         (b"\xff\xfe", "not a readable CSV"),
+        (HEADER + b"1,mae,0,5,0.5\n1,mae,0,9,nan\n", "line 3: Dice nan is not 0..1"),
+        (HEADER + b"1,mae,0,5,81.5\n", "line 2: Dice 81.5 is not 0..1"),
     ],
 )
 def test_a_garbled_file_is_refused_in_one_line_that_names_it(tmp_path: Path, content: bytes, word: str) -> None:

@@ -40,6 +40,13 @@ def test_the_summary_names_every_file_of_the_report(tmp_path: Path) -> None:
     assert named == sorted(contents(tmp_path / "out"))
 
 
+def test_another_programs_summary_lets_nothing_be_removed(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    (tmp_path / "summary.json").write_text('{"files": ["thesis.tex"]}')
+    report(make_rows(num_subjects=2), make_inputs(), tmp_path, tmp_path)
+    assert (tmp_path / "thesis.tex").is_file()
+
+
 @pytest.mark.parametrize(
     "summary",
     [b"no json", b"[]", b"{}", b'{"files": [1]}', b'{"files": ["../precious.txt", "..", ".", "gone.png", "folder"]}'],

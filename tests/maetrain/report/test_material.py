@@ -27,7 +27,8 @@ def test_scores_alone_are_enough(tmp_path: Path, at: str) -> None:
 def test_what_lies_beside_the_scores_is_read(tmp_path: Path) -> None:
     inputs, there = make_inputs(curves=[]), make_rows(num_subjects=2)
     write_scores(tmp_path / "scores.csv", make_rows(num_subjects=3))
-    write_scores(tmp_path / "elsewhere" / "siemens 3T.csv", there)
+    write_scores(tmp_path / "elsewhere" / "siemens 3T.CSV", there)
+    (tmp_path / "elsewhere" / "._siemens 3T.csv").write_bytes(b"\0\5\x16\7")  # as macOS leaves them
     inputs.save(tmp_path / "inputs.json")
     write_curves(tmp_path / "curves.csv", CURVES)
     material = read_material(tmp_path)
@@ -44,7 +45,7 @@ def test_scores_in_the_folder_come_before_those_of_an_older_report(tmp_path: Pat
 
 
 def test_a_folder_without_scores_and_a_garbled_companion_are_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="scores.csv: No such file"):
+    with pytest.raises(InputError, match="no scores.csv there or in its report/"):
         read_material(tmp_path)
     write_scores(tmp_path / "scores.csv", make_rows(num_subjects=2))
     (tmp_path / "elsewhere").mkdir()

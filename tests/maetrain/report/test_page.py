@@ -282,7 +282,14 @@ def test_bare_inputs_and_one_person_still_make_a_page(tmp_path: Path) -> None:
     inputs = ReportInputs(test_subjects=1, pool_volumes=0, tolerance_mm=1.0)
     text = write(tmp_path, make_rows(num_subjects=1, num_seeds=1), inputs)
     Page(text)
-    for part in ("Only 1 test person:", "Only 1 seed", "was not checked", "No validation curve", "No picture"):
+    for part in (
+        "Only 1 test person:",
+        "Only 1 seed",
+        "was not checked",
+        "these files don't say",
+        "No validation curve",
+        "No picture",
+    ):
         assert part in text
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["comparisons"][0]["low"] is None
 

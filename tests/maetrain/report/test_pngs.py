@@ -68,6 +68,16 @@ def test_names_full_of_mathematics_do_not_break_the_figures(tmp_path: Path) -> N
     convergence_png(tmp_path / "c.png", curves, styles)
 
 
+def test_a_name_that_begins_with_an_underscore_is_in_the_legend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path: written.append(figure))
+    rows = make_rows(budgets=(1,), arms=("scratch", "_mae"), num_subjects=3)
+    budget_png(tmp_path / "a.png", arm_curve(rows), {"scratch": 0, "_mae": 1})
+    assert [text.get_text().strip() for text in written[0].legends[0].get_texts()] == ["scratch", "_mae"]
+
+
 def test_an_arm_of_a_later_panel_is_in_the_legend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[Figure] = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, path: written.append(figure))

@@ -2,6 +2,7 @@
 
 import pytest
 
+from maetrain.report.results import analyse
 from maetrain.report.verdict import (
     HELPS,
     HURTS,
@@ -13,7 +14,7 @@ from maetrain.report.verdict import (
     verdict,
 )
 
-from .builders import comparison, saving
+from .builders import comparison, make_inputs, make_rows, saving
 
 NAN = float("nan")
 
@@ -56,6 +57,8 @@ def test_every_budget_is_named_whatever_its_verdict() -> None:
 def test_no_comparison_is_said_too() -> None:
     assert headline([]).startswith("Nothing could be compared")
     assert len(summary_rows([])) == 1
+    other = analyse(make_rows(arms=("Scratch", "mae"), num_subjects=3), make_inputs())
+    assert other.headline == "Nothing could be compared: no arm is called scratch, only Scratch and mae."
 
 
 def test_the_terminal_table_has_a_row_a_budget() -> None:
