@@ -5,7 +5,7 @@
 SWEEP is a sweep's folder, PEERS what `benchmarks.peers` and `benchmarks.nnunet` left; NAME= calls the one network in it
 so, where several folders hold the same network at different settings. Budgets that a peer was asked for are kept.
 Writes FOLDER/scores.csv, from which `maetrain report FOLDER` makes figures, and FOLDER/table.md: mean Dice of the test
-persons, and difference from --arm over the persons and seeds that both have, with its interval
+persons, that of --arm with the same seeds, and their difference with its interval
 (`maetrain.report.statistics`). Other test persons, classes or missing scores end in one line, and no table.
 """
 
@@ -39,15 +39,16 @@ def table(rows: Sequence[ScoreRow], arm: str) -> list[str]:
     points = arm_curve(rows)
     against = {(c.budget, c.arm): c for other in {p.arm for p in points} - {arm} for c in compare(rows, arm, other)}
     lines = [
-        f"| labelled persons | network | Dice | minus {arm} | 95 % interval | test persons | seeds |",
-        "|--:|---|--:|--:|--:|--:|--:|",
+        f"| labelled persons | network | Dice | {arm}, same seeds | difference | 95 % interval | persons | seeds |",
+        "|--:|---|--:|--:|--:|--:|--:|--:|",
     ]
     for point in points:
         cells = [str(point.budget), point.arm, f"{point.mean:.3f}"]
         if found := against.get((point.budget, point.arm)):
-            cells += [f"{found.difference:+.3f}", f"{found.low:+.3f} to {found.high:+.3f}"]
+            interval = f"{found.low:+.3f} to {found.high:+.3f}"
+            cells += [f"{found.baseline_mean:.3f}", f"{found.difference:+.3f}", interval]
         else:
-            cells += ["", ""]
+            cells += [""] * 3
         lines.append(f"| {' | '.join(cells)} | {point.n_subjects} | {point.n_seeds} |")
     return lines
 

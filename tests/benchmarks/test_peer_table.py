@@ -29,14 +29,14 @@ def test_every_network_is_set_beside_the_arm_at_the_peers_budgets(tmp_path: Path
     out = tmp_path / "out"
     peer_table.main([str(Path(sweep).parent), peers[0], f"unet, fast={peers[1]}", "--out", str(out)])
     lines = [[*map(str.strip, line.strip("|").split("|"))] for line in (out / "table.md").read_text().splitlines()]
-    assert [line[:4] for line in lines[2:]] == [
-        ["4", "mae", "0.625", ""],
-        ["4", "scratch", "0.525", "-0.100"],
-        ["4", "unet", "0.575", "-0.050"],
-        ["4", "unet, fast", "0.675", "+0.050"],
-        ["8", "mae", "0.625", ""],
-        ["8", "scratch", "0.525", "-0.100"],
-        ["8", "unet, fast", "0.675", "+0.050"],
+    assert [line[:5] for line in lines[2:]] == [
+        ["4", "mae", "0.625", "", ""],
+        ["4", "scratch", "0.525", "0.625", "-0.100"],
+        ["4", "unet", "0.575", "0.625", "-0.050"],
+        ["4", "unet, fast", "0.675", "0.625", "+0.050"],
+        ["8", "mae", "0.625", "", ""],
+        ["8", "scratch", "0.525", "0.625", "-0.100"],
+        ["8", "unet, fast", "0.675", "0.625", "+0.050"],
     ]
     assert {row.budget for row in read_scores(out / "scores.csv")} == {4, 8}
 
@@ -49,7 +49,7 @@ def test_what_makes_no_table_is_refused_and_leaves_none(tmp_path: Path) -> None:
         ((unet, other), "occurs twice"),
         ((other,), "different test sets are mixed"),
         ((f"mine={both}",), "one name for nnunet, unet"),
-        ((str(tmp_path / "none"),), "none/scores.csv: No such file"),
+        ((str(tmp_path / "none"),), "none: no scores.csv there"),
         ((unet, "--arm", "nnssl"), "--arm nnssl: no scores of it at the peers' budgets"),
     ):
         with pytest.raises(InputError, match=said) as refused:
