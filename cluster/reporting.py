@@ -154,7 +154,9 @@ def notes(
         )
         untried = [budget for budget in config.sweep.budgets if budget not in tried]
         seeds = [str(seed) for seed in config.sweep.seeds[config.sweep.trial_seeds :]]
-        if others := [persons(untried)] * bool(untried) + [f"seed{'s' * (len(seeds) > 1)} {join(seeds)}"] * bool(seeds):
+        others = [persons(untried)] if untried else []
+        others += [f"seed{'s' * (len(seeds) > 1)} {join(seeds)}"] if seeds else []
+        if others:
             said.append(
                 f"These rates, chosen there, serve {' and '.join(others)}, too: none were searched for those, and "
                 "labels of persons beyond theirs took part in the choice."

@@ -137,15 +137,16 @@ def fit(
             mean.update_parameters(network)
         done = step + 1
         if done % config.log_every == 0 or done == config.steps:
-            mine = torch.stack([loss.detach().float(), torch.ones((), device=loss.device)])
-            total, ranks = sums_over_ranks(mine, who)  # so that all ranks hear of one's loss
-            value = total / ranks
-            if not math.isfinite(value) and job.is_trial:
+            value = float(loss.detach())
+            (total,) = sums_over_ranks(
+                loss.detach().float().clone()[None], who
+            )  # all ranks hear of one's loss, and end as one
+            if not math.isfinite(total) and job.is_trial:
                 lost = [0.0] if best is not None else []
                 return Fitted(network.eval(), None, [*steps, done], [*monitor_dice, 0.0], validation_dice + lost, done)
-            if not math.isfinite(value):
+            if not math.isfinite(total):
                 raise InputError(
-                    f"the loss is {value} after {done} steps at a peak of {peak:g}: lower the learning rate"
+                    f"the loss is {total} after {done} steps at a peak of {peak:g}: lower the learning rate"
                 )
             on_metrics({"train_loss": value, "learning_rate": learning_rate}, done)
         if done % config.monitor_every == 0 or done == config.steps:

@@ -130,6 +130,7 @@ def test_an_image_that_is_not_there_and_a_wrong_output_name_are_named(run: Run, 
 
 
 def test_a_segmentation_by_hand_is_not_overwritten(run: Run, model: Path, scan: Path, tmp_path: Path) -> None:
+    (tmp_path / "labels").mkdir()
     by_hand = write(tmp_path / "labels" / scan.name, np.ones((12, 14, 10), dtype=np.uint8))
     before = by_hand.read_bytes()
     for words in ((scan, by_hand), (scan.parent, by_hand.parent), (scan, by_hand, "--skip-existing")):

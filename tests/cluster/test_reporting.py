@@ -56,6 +56,7 @@ def test_rates_that_were_not_searched_for_are_said_to_be_fixed(index: ShardIndex
 
 @pytest.mark.parametrize(("seeds", "said"), [((0, 1, 2, 3), "for 4 seeds: mae 3."), ((0, 1, 2), None)])
 def test_fewer_encoders_than_seeds_are_said(index: ShardIndex, seeds: tuple[int, ...], said: str | None) -> None:
-    found = notes(RunConfig.model_validate({"sweep": {"seeds": seeds}}), index, ARMS, RATES, {1, 2, 4})
+    settings = RunConfig.model_validate({"sweep": {"seeds": seeds, "trial_seeds": len(seeds)}})
+    found = notes(settings, index, ARMS, RATES, {1, 2, 4})
     assert sum(said in text for text in found if said) == bool(said)
     assert len(found) == 1 + bool(said)

@@ -286,7 +286,7 @@ def test_bare_inputs_and_one_person_still_make_a_page(tmp_path: Path) -> None:
         "Only 1 test person:",
         "Only 1 seed",
         "was not checked",
-        "these files don't say",
+        "Whether test persons were kept from pretraining",
         "No validation curve",
         "No picture",
     ):
