@@ -74,7 +74,7 @@ def report_inputs(
         title=config.title,
         test_subjects=len(split.test),
         pool_volumes=max((len(pool) for pool in pools.get(main, [])), default=0),
-        overlap=overlap(index, split.test, seen) if pools else None,
+        overlap=overlap(index, split.test, seen),
         tolerance_mm=config.evaluate.tolerance_mm,
         curves=[
             Curve(budget=r.job.budget, arm=r.job.arm, seed=r.job.seed, steps=r.monitor_steps, dice=r.monitor_dice)

@@ -138,9 +138,8 @@ def fit(
         done = step + 1
         if done % config.log_every == 0 or done == config.steps:
             value = float(loss.detach())
-            (total,) = sums_over_ranks(
-                loss.detach().float().clone()[None], who
-            )  # all ranks hear of one's loss, and end as one
+            mine = loss.detach().float().clone()[None]
+            (total,) = sums_over_ranks(mine, who)  # all ranks hear of one's loss, and end together
             if not math.isfinite(total) and job.is_trial:
                 lost = [0.0] if best is not None else []
                 return Fitted(network.eval(), None, [*steps, done], [*monitor_dice, 0.0], validation_dice + lost, done)

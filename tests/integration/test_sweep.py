@@ -241,6 +241,7 @@ def test_two_ranks_share_a_jobs_batches_and_its_test_cases(
         (result,) = results(out).values()
         with (out / "report" / "scores.csv").open() as file:
             found.append((result, sorted((r["case"], r["class"]) for r in csv.DictReader(file))))
+        assert "Test persons are set apart" in (out / "report" / "report.md").read_text(), "without an encoder, too"
     (alone, cases), (shared, shared_cases) = found
     assert cases == shared_cases and len(cases) == len(set(cases))
     assert alone["monitor_dice"][0] == shared["monitor_dice"][0], "the same network on the same scans"
