@@ -1,5 +1,6 @@
 """Kinds of arguments that the commands share."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ class Local(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if "://" in str(value):
             self.fail(f"{value}: {NO_BUCKET}", param, ctx)
-        path: Path = super().convert(value, param, ctx)
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
         if file := next((above for above in path.parents if above.is_file()), None):
             self.fail(f"{path}: {file} is a file, nothing can lie in it", param, ctx)
         return path
