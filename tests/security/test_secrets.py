@@ -27,7 +27,7 @@ def test_every_explanation_has_its_line_in_the_files_that_git_knows() -> None:
     lines = [
         f"{name}: {line.strip()}"
         for name in files
-        if name.endswith((".py", ".yaml")) and (ROOT / name).is_file()
+        if name.endswith((".py", ".yaml", ".json")) and (ROOT / name).is_file()
         for line in (ROOT / name).read_text().splitlines()
     ]
     for pattern, reason in EXPLAINED.items():
