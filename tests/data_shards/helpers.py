@@ -22,6 +22,14 @@ def write_nifti(path: Path, data: np.ndarray, affine: np.ndarray | None = None) 
     return path
 
 
+def one_labelled_scan(root: Path, value: int, class_names: list[str]) -> None:
+    """An archive of one scan, labelled `value` everywhere, with `class_names` in that order."""
+    write_nifti(root / "imagesTr" / "a.nii.gz", np.random.default_rng(0).uniform(1, 9, (12, 14, 10)))
+    write_nifti(root / "labelsTr" / "a.nii.gz", np.full((12, 14, 10), value, dtype=np.uint8))
+    labels = {str(value): name for value, name in enumerate(class_names)}
+    (root / "dataset.json").write_text(json.dumps({"name": "x", "modality": {"0": "MRI"}, "labels": labels}))
+
+
 def restored_XYZ(prob_KDHW: np.ndarray, record: PreprocessRecord) -> np.ndarray:
     """The segmentation of a whole scan's probabilities, in one go."""
     restorer = Restorer(record)
