@@ -9,6 +9,8 @@ import logging
 import math
 import os
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
 
@@ -39,24 +41,30 @@ nib.imageglobals.logger.setLevel(logging.CRITICAL + 1)
 def read_nifti(path: Path, name: ScanName) -> tuple[np.ndarray, np.ndarray]:
     """Scaled voxels (X, Y, Z[, C]) and affine, as they come. Raises VolumeError, calling the file `name`."""
     try:
-        with open(path, "rb") as file:
-            size_bytes = os.fstat(file.fileno()).st_size
-            is_gzip = file.read(2) == b"\x1f\x8b"
-            file.seek(0)
-            if is_gzip:
-                with gzip.GzipFile(fileobj=file) as unzipped:
-                    return _read(cast(IO[bytes], unzipped), size_bytes * MAX_EXPANSION)
-            return _read(file, size_bytes)
+        with _opened(path) as (stream, most_bytes):
+            return _read(stream, most_bytes)
     except UNREADABLE as error:
         raise VolumeError(f"{name}: can't be read as NIfTI{name.why(error)}: copy or export it again") from None
 
 
 def read_nifti_header(path: Path) -> nib.Nifti1Header:
     """The header alone, by the file's content and not by its name. Raises one of UNREADABLE."""
+    with _opened(path) as (stream, _):
+        return _read_header(stream)[0]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[IO[bytes], int]]:
+    """What the file holds, expanded where it is packed, whatever its name; and how many bytes that is at most."""
     with open(path, "rb") as file:
+        size_bytes = os.fstat(file.fileno()).st_size
         is_gzip = file.read(2) == b"\x1f\x8b"
         file.seek(0)
-        return _read_header(cast(IO[bytes], gzip.GzipFile(fileobj=file)) if is_gzip else file)[0]
+        if is_gzip:
+            with gzip.GzipFile(fileobj=file) as unzipped:
+                yield cast(IO[bytes], unzipped), size_bytes * MAX_EXPANSION
+        else:
+            yield file, size_bytes
 
 
 def _read(stream: IO[bytes], most_bytes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -29,29 +29,26 @@ def find_predictions(folder: Path, cases: Sequence[ArchiveCase]) -> dict[str, Pa
     """Case -> its file. Raises InputError naming the first case that has none, or two, and a file of two cases."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no folder there; give the folder that holds one segmentation a case")
-    found: dict[str, Path] = {}
+    case_of: dict[Path, str] = {}
     missing = []
     for case in cases:
         names = dict.fromkeys(name + ending for name in _names(case) for ending in VOLUME_ENDINGS)
         files = [folder / name for name in names if (folder / name).is_file()]
         if len(files) > 1:
             raise InputError(f"{folder}: case {case.case!r} has two predictions, {files[0].name} and {files[1].name}")
-        found |= {case.case: files[0]} if files else {}
-        missing += [] if files else [case.case]
-    cases_of: dict[Path, str] = {}
-    for name, path in found.items():
-        if path in cases_of:
+        if not files:
+            missing.append(case.case)
+        elif (other := case_of.setdefault(files[0], case.case)) != case.case:
             raise InputError(
-                f"{path}: may be the prediction of {cases_of[path]!r} or of {name!r}; name it as its case, "
-                f"such as {name}.nii.gz"
+                f"{files[0]}: may be the prediction of {other!r} or of {case.case!r}; name it as its case, "
+                f"such as {case.case}.nii.gz"
             )
-        cases_of[path] = name
     if missing:
         raise InputError(
             f"{folder}: no prediction for {len(missing)} of {len(cases)} cases, the first is {missing[0]!r} "
             f"({missing[0]}.nii.gz); add it, or name the persons to score by --subjects"
         )
-    return found
+    return {case: path for path, case in case_of.items()}
 
 
 def score_predictions(
