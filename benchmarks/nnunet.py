@@ -1,14 +1,15 @@
 """nnU-Net v2 with a shortened schedule, on a sweep's own persons and test persons.
 
     python -m benchmarks.nnunet RECIPE --shards SHARDS --data ARCHIVE --out FOLDER --budget 4 --budget 32 \\
-        --nnunet BIN [--epochs 1] [key=value ...]
+        --nnunet BIN [--epochs 25] [key=value ...]
 
 BIN is the folder of the commands of an environment of its own, made by `pip install nnunetv2`. Everything is
 nnU-Net's: planning, preprocessing, network, augmentation, loss, tiled inference with mirroring. Ours are the persons,
-the batch (`finetune.batch`, so that as many crops are seen as by the other networks) and the scores, made by what
-`maetrain evaluate --predictions` calls. An epoch is 250 steps. The same command goes on where it was stopped, job by
-job. Leaves FOLDER/scores.csv in the columns of `maetrain`'s: all jobs that are done at the settings of the last call,
-whichever call did them. `benchmarks.peers` needs a folder of its own.
+the steps and the batch (`finetune.steps` and `finetune.batch`, so that as many crops are seen as by the other networks)
+and the scores, made by what `maetrain evaluate --predictions` calls. nnU-Net's rate falls by the epoch, so the steps
+are cut into --epochs of them (nnunet_trainer/). The same command goes on where it was stopped, job by job. Leaves
+FOLDER/scores.csv in the columns of `maetrain`'s: all jobs that are done at the settings of the last call, whichever
+call did them. `benchmarks.peers` needs a folder of its own.
 """
 
 import json
@@ -37,7 +38,8 @@ from maetrain.recipes.load import load_recipe
 from maetrain.report.material import SCORES
 
 NAME = "nnunet"
-EPOCHS = (1, 5, 10, 20, 50, 100)  # nnU-Net has a trainer class for each
+TRAINER = "nnUNetTrainerFewSteps"
+TRAINERS = Path(__file__).parent / "nnunet_trainer"
 NUMBER = 1
 DATASET = f"Dataset{NUMBER:03d}_Own"
 CONFIGURATION = "3d_fullres"
@@ -111,7 +113,10 @@ def predict(comparison: Comparison, job: FinetuneJob, folder: Path, commands: Pa
     """Folder of the test persons' segmentations after planning, training and prediction in `folder`."""
     shutil.rmtree(folder, ignore_errors=True)
     places = {f"nnUNet_{name}": str(folder / name) for name in ("raw", "preprocessed", "results")}
+    places["nnUNet_extTrainer"] = str(TRAINERS)
+    steps = comparison.config.finetune.steps // epochs
     fixed = {"nnUNet_n_proc_DA": "2", "nnUNet_compile": "f"}
+    fixed |= {"FEW_STEPS_EPOCHS": str(epochs), "FEW_STEPS_PER_EPOCH": str(steps)}
 
     def run(command: str, *words: str) -> None:
         call(commands / command, words, places | fixed, folder / "log")
@@ -127,11 +132,10 @@ def predict(comparison: Comparison, job: FinetuneJob, folder: Path, commands: Pa
     plans = json.loads(plans_file.read_text())
     plans["configurations"][CONFIGURATION]["batch_size"] = comparison.config.finetune.batch
     plans_file.write_text(json.dumps(plans))
-    trainer = f"nnUNetTrainer_{epochs}epoch{'s' if epochs > 1 else ''}"
     device = ("-device", "cuda" if torch.cuda.is_available() else "cpu")
-    run("nnUNetv2_train", str(NUMBER), CONFIGURATION, "all", "-tr", trainer, *device)
+    run("nnUNetv2_train", str(NUMBER), CONFIGURATION, "all", "-tr", TRAINER, *device)
     where = ("-i", str(folder / "test"), "-o", str(folder / "predicted"))
-    which = ("-d", str(NUMBER), "-c", CONFIGURATION, "-f", "all", "-tr", trainer)
+    which = ("-d", str(NUMBER), "-c", CONFIGURATION, "-f", "all", "-tr", TRAINER)
     run("nnUNetv2_predict", *where, *which, "-npp", "1", "-nps", "1", *device)
     return folder / "predicted"
 
@@ -139,10 +143,15 @@ def predict(comparison: Comparison, job: FinetuneJob, folder: Path, commands: Pa
 def main(words: Sequence[str] | None = None) -> None:
     parser = peer_parser(__doc__)
     parser.add_argument("--nnunet", type=Path, required=True, metavar="BIN", help="folder of nnU-Net's commands")
-    parser.add_argument("--epochs", type=int, choices=EPOCHS, default=1, help="of 250 steps")
+    parser.add_argument("--epochs", type=int, default=25, help="that finetune.steps are cut into (default %(default)s)")
     arguments = parser.parse_intermixed_args(words)
     config = load_recipe(arguments.recipe, arguments.overrides)
     check_peers(config, arguments.budget)
+    if arguments.epochs < 1 or config.finetune.steps % arguments.epochs:
+        steps = config.finetune.steps
+        raise InputError(
+            f"--epochs {arguments.epochs}: finetune.steps = {steps} can't be cut into so many equal epochs"
+        )
     comparison = ordered(config, arguments, {NAME: []})
     cases = comparison.test.cases
 

@@ -28,7 +28,9 @@ folder=$nnUNet_preprocessed/Dataset001_Own
 mkdir -p $folder
 echo '{"configurations": {"3d_fullres": {}}}' > $folder/nnUNetPlans.json
 """,
-    "nnUNetv2_train": """echo "$@" >> $(dirname $0)/trained""",
+    "nnUNetv2_train": """
+echo "$@" $nnUNet_extTrainer $FEW_STEPS_EPOCHS $FEW_STEPS_PER_EPOCH >> $(dirname $0)/trained
+""",
     "nnUNetv2_predict": """cp -r $(dirname $0)/../predictions "$4" """,
 }
 
@@ -147,11 +149,22 @@ def test_a_class_with_a_name_that_nnunet_keeps_for_itself_is_refused() -> None:
         nnunet.dataset_json(index, 2)
 
 
-def test_another_schedule_is_another_job(call: Callable[..., None], tmp_path: Path) -> None:
-    for epochs in ("1", "5", "1"):
-        call("--epochs", epochs)
-    trained = (tmp_path / "bin" / "trained").read_text().splitlines()
-    assert [line.split()[4] for line in trained] == ["nnUNetTrainer_1epoch", "nnUNetTrainer_5epochs"]
+def test_the_sweeps_steps_are_cut_into_epochs_and_another_cut_is_another_job(
+    call: Callable[..., None], tmp_path: Path
+) -> None:
+    for words in (("--epochs", "1"), ("--epochs", "5"), ("--epochs", "1"), ("--epochs", "5", "finetune.steps=100")):
+        call("finetune.steps=50", *words)
+    trained = [line.split() for line in (tmp_path / "bin" / "trained").read_text().splitlines()]
+    assert [line[-2:] for line in trained] == [["1", "50"], ["5", "10"], ["5", "20"]]
+    for line in trained:
+        (source,) = Path(line[-3]).glob("*.py")
+        assert f"class {line[4]}(" in source.read_text(), "nnU-Net looks for that name in each file of the folder"
+
+
+@pytest.mark.parametrize("epochs", ["0", "-1", "3"])
+def test_epochs_that_the_steps_cannot_be_cut_into_are_refused(call: Callable[..., None], epochs: str) -> None:
+    with pytest.raises(InputError, match=f"^--epochs {epochs}: finetune.steps = 50 can't be cut into so many equal"):
+        call("finetune.steps=50", "--epochs", epochs)
 
 
 def test_a_command_that_fails_is_named_with_its_log(call: Callable[..., None], tmp_path: Path) -> None:
