@@ -128,8 +128,12 @@ class RayCluster:
 
     def rank_pids(self, i: int | None = None) -> list[int]:
         """Processes of Ray Train's ranks on host i, or on all. While a group is set up, some bear other titles."""
+        return self.actor_pids("RayTrainWorker", i)
+
+    def actor_pids(self, title: str, i: int | None = None) -> list[int]:
+        """Processes whose title, which Ray gives every actor by its class, holds `title`, on host i or on all."""
         hosts = self.hosts.hosts if i is None else [self.hosts[i]]
-        return [pid for host in hosts for pid in host.pids() if "RayTrainWorker" in _words(pid)]
+        return [pid for host in hosts for pid in host.pids() if title in _words(pid)]
 
     def begin(self, i: int) -> subprocess.Popen:
         """Begins to start the head (0) or node i, and does not wait: it has joined when this ends with 0."""
