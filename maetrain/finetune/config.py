@@ -40,6 +40,10 @@ class FinetuneConfig(BaseModel):
         "refuse",
         description="from a handover for another number of input channels: mean or repeat of its first weights",
     )
+    class_prior: bool = Field(
+        True,
+        description="heads start at how often each class occurs in the scans that train; false: at equal probabilities",
+    )
     warmup_steps: int = Field(15, ge=0, description="steps of linear warm-up before the decay")
     schedule: Literal["cosine", "poly"] = Field(
         "cosine", description="decay of the learning rate: half a cosine, or (1 - progress)^0.9 as nnU-Net's"
