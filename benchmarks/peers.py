@@ -4,11 +4,12 @@
         [--only unet] [--learning-rate 1e-3] [key=value ...]
 
 MONAI's SwinUNETR (feature size 24) and UNet (five levels of 32 to 512 channels, residual), each trained by our own
-finetune loop at the recipe's settings for random weights. Their windows at the test are as large as the crops: an
-instance norm must meet the share of padding that it has learnt with. A sweep with `sweep.learning_rates` has tuned its
-arms, so give what suits a network as `--learning-rate`. One process, one job after the other; the same command goes on
-where it was stopped. Leaves FOLDER/scores.csv in the columns of `maetrain`'s: all jobs that are done at the settings of
-the last call, whichever call did them. `benchmarks.nnunet` needs a folder of its own.
+finetune loop at the recipe's settings for random weights, `finetune.class_prior` among them. Their windows at the test
+are as large as the crops: an instance norm must meet the share of padding that it has learnt with. A sweep with
+`sweep.learning_rates` has tuned its arms, so give what suits a network as `--learning-rate`. One process, one job after
+the other; the same command goes on where it was stopped. Leaves FOLDER/scores.csv in the columns of `maetrain`'s: all
+jobs that are done at the settings of the last call, whichever call did them. `benchmarks.nnunet` needs a folder of its
+own.
 """
 
 import sys
@@ -28,6 +29,7 @@ from data_shards.order.streams import stream_seed
 from maetrain.evaluate.metrics import CaseScore
 from maetrain.evaluate.test_set import score_scans
 from maetrain.finetune.config import FinetuneConfig, FinetuneJob
+from maetrain.finetune.prior import Head, class_shares, start_at
 from maetrain.finetune.train import fit
 from maetrain.recipes.load import load_recipe
 from maetrain.report.material import SCORES
@@ -47,6 +49,11 @@ class Peer(nn.Module):
     def __init__(self, network: nn.Module, multiple: int) -> None:
         super().__init__()
         self.network, self.multiple = network, multiple
+
+    @property
+    def head(self) -> Head:
+        """What its logits come from."""
+        return [layer for layer in self.network.modules() if isinstance(layer, Head)][-1]
 
     def forward(self, volume_BCDHW: Tensor) -> list[Tensor]:
         d, h, w = volume_BCDHW.shape[2:]
@@ -87,8 +94,10 @@ def main(words: Sequence[str] | None = None) -> None:
     def scored(job: FinetuneJob, _: Path) -> list[CaseScore]:
         torch.manual_seed(stream_seed(job.seed, "finetune-init"))
         network = build(job.arm, len(protocol.channel_names), labels.num_outputs)
-        groups = [{"params": list(network.parameters()), "rate_scale": 1.0}]
         cases = [case for subject in job.subjects for case in scans.of(subject)]
+        if config.finetune.class_prior:
+            start_at([network.head], class_shares(cases, labels), bool(labels.meaning.regions))
+        groups = [{"params": list(network.parameters()), "rate_scale": 1.0}]
         window = config.finetune.crop_DHW
         settings = config.finetune.model_copy(update={"monitor_every": config.finetune.steps, "window_DHW": window})
         trained = fit(network, groups, job, settings, labels, cases, cases[:1], alone())

@@ -4,14 +4,15 @@
 K network outputs (classes, or regions)
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from data_shards.labels import Labels, is_one_of
 from data_shards.loading.labelled import LabelledCase
-from maetrain.models.segmentation import NNFormer
+
+Head = nn.Conv3d | nn.ConvTranspose3d
 
 
 def class_shares(cases: Sequence[LabelledCase], labels: Labels) -> Tensor:
@@ -29,9 +30,10 @@ def class_shares(cases: Sequence[LabelledCase], labels: Labels) -> Tensor:
     return (counts + 1) / (known + (2 if regions else labels.num_outputs))
 
 
-def start_at(network: NNFormer, shares_K: Tensor, are_regions: bool) -> None:
-    """Biases of all heads: where the rest of a head adds nothing, its probabilities are `shares_K`."""
+def start_at(heads: Iterable[Head], shares_K: Tensor, are_regions: bool) -> None:
+    """Sets the biases of a network's last layers: where the rest adds nothing, its probabilities are `shares_K`."""
     logits_K = shares_K.logit() if are_regions else shares_K.log()
     with torch.no_grad():
-        for head in network.heads:
-            head.conv.bias.copy_(logits_K)
+        for head in heads:
+            assert head.bias is not None
+            head.bias.copy_(logits_K)

@@ -64,7 +64,7 @@ def finetune(
     torch.manual_seed(stream_seed(job.seed, "finetune-init"))
     network = NNFormer(model, labels.num_outputs)
     if config.class_prior:
-        start_at(network, class_shares(train_cases, labels), bool(labels.meaning.regions))
+        start_at((head.conv for head in network.heads), class_shares(train_cases, labels), bool(labels.meaning.regions))
     report = load_encoder(Path(job.handover), network, config.pretrained_channels) if job.handover else None
     groups = layer_groups(network, config.pretrained_layer_decay if report else 1.0, report.matched if report else ())
     data = (labels, train_cases, monitor_cases)

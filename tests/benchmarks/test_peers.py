@@ -13,6 +13,7 @@ from data_shards.errors import InputError
 from data_shards.formats.index import ShardIndex
 from maetrain.evaluate.metrics import CaseScore
 from maetrain.evaluate.scores import read_scores
+from maetrain.finetune.prior import start_at
 
 from ..data_shards.helpers import build_places
 
@@ -44,7 +45,9 @@ def trained_by(index: ShardIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert window_DHW == crops[-1], "an instance norm would meet another share of padding than in training"
         return [CaseScore("case_0", "case_0", "part 1", dice, 0.0, dice)]
 
-    monkeypatch.setattr(peers, "build", lambda *_: torch.nn.Linear(1, 1))
+    monkeypatch.setattr(
+        peers, "build", lambda _, channels, outputs: peers.Peer(torch.nn.Conv3d(channels, outputs, 1), 1)
+    )
     monkeypatch.setattr(peers, "fit", fit)
     monkeypatch.setattr(peers, "score_scans", score_scans)
     places = ("--shards", str(index.root), "--data", str(index.root.parent / "archive"), "--out", str(tmp_path))
@@ -142,3 +145,30 @@ def test_swinunetr_does_one_voxel_more_and_not_one_less() -> None:
         assert network(torch.randn(1, 1, 33, 32, 32))[0].shape == (1, 2, 33, 32, 32)
         with pytest.raises(ValueError, match="more than 1 spatial element"):
             network(torch.randn(1, 1, 32, 32, 32))
+
+
+@pytest.mark.parametrize("name", [*peers.PEERS])
+def test_what_the_heads_start_at_reaches_each_voxel_of_a_peers_logits(name: str) -> None:
+    network = peers.build(name, 1, 3).eval()
+    volume = torch.randn(1, 1, 64, 32, 32)
+    with torch.no_grad():
+        (before,) = network(volume)
+        network.head.bias.zero_()
+        (unbiased,) = network(volume)
+        start_at([network.head], torch.tensor([0.9, 0.08, 0.02]), False)
+        (after,) = network(volume)
+    assert before.shape == after.shape == (1, 3, 64, 32, 32)
+    expected = torch.tensor([0.9, 0.08, 0.02]).log()[None, :, None, None, None].expand_as(after)
+    torch.testing.assert_close(after - unbiased, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+def test_peers_start_as_our_own_networks_do(
+    trained_by: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, is_on: bool
+) -> None:
+    started = list[torch.Tensor]()
+    monkeypatch.setattr(peers, "start_at", lambda heads, shares, are_regions: started.append(shares))
+    trained_by("--budget", "2", "--only", "unet", f"finetune.class_prior={str(is_on).lower()}")
+    assert len(started) == is_on
+    for shares in started:
+        assert float(shares.sum()) == pytest.approx(1) and float(shares.min()) > 0

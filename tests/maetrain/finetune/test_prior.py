@@ -58,7 +58,7 @@ def test_a_class_that_nobody_has_is_rare_and_not_impossible() -> None:
 def test_heads_that_see_nothing_predict_the_shares_at_each_scale(labels: Labels) -> None:
     architecture = SMALL.model_copy(update={"supervised_scales": 2})
     network, shares = NNFormer(architecture, labels.num_outputs).eval(), class_shares(CASES, labels)
-    start_at(network, shares, bool(labels.meaning.regions))
+    start_at((head.conv for head in network.heads), shares, bool(labels.meaning.regions))
     for head in network.heads:
         torch.nn.init.zeros_(head.conv.weight)
     scales = network(torch.zeros(1, 1, 16, 16, 16))
