@@ -20,7 +20,7 @@ from data_shards.order.streams import stream_seed
 from maetrain.checkpoint.handover import HandoverReport, load_encoder
 from maetrain.finetune.config import FinetuneConfig, FinetuneJob
 from maetrain.finetune.layers import layer_groups
-from maetrain.finetune.prior import class_shares, start_at
+from maetrain.finetune.prior import Head, class_shares, start_at
 from maetrain.finetune.watch import Best, dice_on
 from maetrain.losses.segmentation import DeepSupervisionLoss
 from maetrain.models.config import NNFormerConfig
@@ -64,7 +64,8 @@ def finetune(
     torch.manual_seed(stream_seed(job.seed, "finetune-init"))
     network = NNFormer(model, labels.num_outputs)
     if config.class_prior:
-        start_at((head.conv for head in network.heads), class_shares(train_cases, labels), bool(labels.meaning.regions))
+        heads = [cast(Head, head.conv) for head in network.heads]
+        start_at(heads, class_shares(train_cases, labels), bool(labels.meaning.regions))
     report = load_encoder(Path(job.handover), network, config.pretrained_channels) if job.handover else None
     groups = layer_groups(network, config.pretrained_layer_decay if report else 1.0, report.matched if report else ())
     data = (labels, train_cases, monitor_cases)
