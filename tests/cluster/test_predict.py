@@ -7,36 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from data_shards.preprocess import PreprocessConfig
 from maetrain.evaluate import onnx_export
-from maetrain.evaluate.model_folder import ModelContract, save_model
 from maetrain.models.segmentation import NNFormer
 from tests.cluster.typed import Run, typed
-
-from ..maetrain.small import SMALL
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, tmp_path: Path) -> Run:
     monkeypatch.chdir(tmp_path)
     return typed(monkeypatch, capfd)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("job") / "model"
-    torch.manual_seed(0)
-    contract = ModelContract(
-        architecture=SMALL,
-        class_names=("background", "organ_1", "organ_2"),
-        channel_names=("MRI",),
-        window_DHW=(16, 16, 16),
-        preprocess=PreprocessConfig(intensity="zscore"),
-    )
-    network = NNFormer(SMALL, 3)
-    network.heads[0].conv.weight.data.mul_(20)
-    save_model(folder, network, contract)
-    return folder
 
 
 @pytest.fixture

@@ -11,36 +11,17 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-import torch
 
 import maetrain.train.engine  # noqa: F401 (DeepSpeed's first import lets the linker talk; here nobody counts lines)
 from data_shards.archive.identity import PrivacyConfig, read_identity
 from data_shards.build import BuildConfig, build
-from data_shards.preprocess import PreprocessConfig
 from maetrain.evaluate.metrics import EMPTY_MASK_RULE
-from maetrain.evaluate.model_folder import ModelContract, load_model, save_model
+from maetrain.evaluate.model_folder import load_model
 from maetrain.evaluate.scores import read_scores, write_scores
-from maetrain.models.segmentation import NNFormer
 from tests.cluster.typed import Run, mistake
 from tests.data_shards.helpers import one_labelled_scan, write_nifti
 
 from ..maetrain.report.builders import make_inputs, make_rows
-from ..maetrain.small import SMALL
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("job") / "model"
-    torch.manual_seed(0)
-    contract = ModelContract(
-        architecture=SMALL,
-        class_names=("background", "organ_1", "organ_2"),
-        channel_names=("MRI",),
-        window_DHW=(16, 16, 16),
-        preprocess=PreprocessConfig(intensity="zscore"),
-    )
-    save_model(folder, NNFormer(SMALL, 3), contract)
-    return folder
 
 
 @pytest.fixture
