@@ -9,6 +9,8 @@ import secrets
 import socket
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -55,13 +57,7 @@ def start(jobs_port: int, gcs_port: int, cpus: int | None) -> Head:
         raise InputError(f"a head runs already at {head.address}: `maetrain cluster down --local` ends it")
     if jobs_port == gcs_port:
         raise InputError(f"--port {jobs_port} and --ray-port {gcs_port}: two servers cannot share a port")
-    for port in (jobs_port, gcs_port):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                raise InputError(f"port {port} is taken; give another with --port and --ray-port") from None
+    client_port, agent_port = free_ports(2, besides=(jobs_port, gcs_port))  # always 10001 and 52365 otherwise
     env = os.environ | {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_path()),
@@ -72,8 +68,7 @@ def start(jobs_port: int, gcs_port: int, cpus: int | None) -> Head:
     }
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
     command += ["--node-ip-address=127.0.0.1", f"--port={gcs_port}"]
-    command += [f"--ray-client-server-port={_free_port()}"]  # always 10001 otherwise, which another head may have
-    agent_port = _free_port()  # always 52365 otherwise
+    command += [f"--ray-client-server-port={client_port}"]
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={jobs_port}"]
     command += [f"--dashboard-agent-listen-port={agent_port}"]
     command += [] if cpus is None else [f"--num-cpus={cpus}"]
@@ -103,10 +98,23 @@ def _record() -> Path:
     return folder() / "head.json"
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_ports(count: int, besides: Sequence[int] = ()) -> list[int]:
+    """As many different ones, none of them in `besides`. InputError where one of those is taken.
+
+    All are held until the last is drawn: the system gives a port that nobody holds to the next who asks.
+    """
+    with ExitStack() as held:
+        for port in besides:
+            probe = held.enter_context(socket.socket())
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                raise InputError(f"port {port} is taken; give another with --port and --ray-port") from None
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 def _listens(port: int) -> bool:

@@ -38,7 +38,7 @@ def test_ctrl_c_while_it_comes_up_leaves_no_process(started: list[Detached], mon
 
     monkeypatch.setattr(head, "_listens", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        head.start(free_port(), free_port(), None)
+        head.start(*head.free_ports(2), None)
     assert nothing_is_left(started)
 
 
@@ -47,7 +47,7 @@ def test_one_that_is_not_up_in_time_is_told_and_ended(
 ) -> None:
     monkeypatch.setattr(head, "_START_S", 0.0)
     with pytest.raises(InputError, match=rf"Ray does not come up; the end of {tmp_path}.*head\.log says why"):
-        head.start(free_port(), free_port(), None)
+        head.start(*head.free_ports(2), None)
     assert nothing_is_left(started) and os.getsid(0) != started[0].session
 
 
@@ -56,3 +56,9 @@ def test_two_servers_on_one_port_are_refused(started: list[Detached]) -> None:
     with pytest.raises(InputError, match=f"--port {port} and --ray-port {port}: two servers"):
         head.start(port, port, None)
     assert not started
+
+
+def test_ports_drawn_together_differ_and_leave_out_those_that_are_named() -> None:
+    named = head.free_ports(2)
+    drawn = head.free_ports(400, besides=named)  # drawn one after another, some would be equal
+    assert len({*named, *drawn}) == 402

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 
+from cluster.head import free_ports
 from tests.docs.blocks import ROOT
 from tests.maetrain.tracking.stores import free_port
 
@@ -39,7 +40,7 @@ class Local:
 
     def up(self, cpus: int = 2) -> str:
         """Starts it, with as many cores as it is to say; returns what that says."""
-        ports = ("--port", self.port, "--ray-port", free_port())
+        ports = ("--port", self.port, "--ray-port", *free_ports(1, besides=(self.port,)))
         up = self.maetrain("cluster", "up", "--local", *ports, "--cpus", cpus, env={})
         assert up.returncode == 0, up.stderr + (self.home / ".maetrain" / "head" / "head.log").read_text()[-2000:]
         return up.stdout
