@@ -143,6 +143,11 @@ def notes(
     said = []
     if config.sweep.max_test_cases:
         said.append(f"Only the first {config.sweep.max_test_cases} test cases were scored (sweep.max_test_cases).")
+    if config.finetune.warmup_steps >= config.finetune.steps:
+        said.append(
+            f"Warm-up is not over before training is (finetune.warmup_steps = {config.finetune.warmup_steps}, finetune.steps "
+            f"= {config.finetune.steps}): the learning rate only rose."
+        )
     if index.duplicates:
         said.append(f"{len(index.duplicates)} scans with the voxels of another were left out.")
     if rates:

@@ -13,6 +13,8 @@ from maetrain.finetune.plan import split_of
 from maetrain.models.config import NNFormerConfig
 from maetrain.train.config import PretrainConfig
 
+# labelled persons of a job
+Budget = Annotated[int, Field(ge=1, le=1_000_000)]
 # arms that need no handover
 SCRATCH, UNTRAINED = "scratch", "random-mae"
 
@@ -41,7 +43,7 @@ class SplitConfig(_Settings):
 class SweepConfig(_Settings):
     """The grid of finetune jobs."""
 
-    budgets: tuple[int, ...] = Field((1, 2, 4), min_length=1, description="labelled persons per job, rising")
+    budgets: tuple[Budget, ...] = Field((1, 2, 4), min_length=1, description="labelled persons per job, rising")
     arms: tuple[Annotated[str, Field(pattern=ARM)], ...] = Field(
         ("scratch", "mae"),
         min_length=1,
@@ -55,7 +57,7 @@ class SweepConfig(_Settings):
         description="peak learning rates of which each arm gets the best one, by trials at trial_budgets, which "
         "hold some of their budget's persons out to validate on; none = those of finetune",
     )
-    trial_budgets: tuple[int, ...] = Field(
+    trial_budgets: tuple[Budget, ...] = Field(
         (),
         description="budgets that trials are made at; none = the smallest from 4 persons on, else the largest. The "
         "rates chosen there serve all budgets and seeds, also smaller budgets without those persons' labels",
@@ -86,8 +88,8 @@ class SweepConfig(_Settings):
     @model_validator(mode="after")
     def _rising(self) -> "SweepConfig":
         for name, budgets in (("budgets", self.budgets), ("trial_budgets", self.trial_budgets)):
-            if list(budgets) != sorted(set(budgets)) or min(budgets, default=1) < 1:
-                raise ValueError(f"{name} = {list(budgets)} must be rising numbers of persons, from 1")
+            if list(budgets) != sorted(set(budgets)):
+                raise ValueError(f"{name} = {list(budgets)} must be rising numbers of persons")
         for name, values in (("arms", self.arms), ("seeds", self.seeds), ("learning_rates", self.learning_rates)):
             if twice := sorted({value for value in values if list(values).count(value) > 1}):
                 raise ValueError(f"{name}: {twice[0]} stands there twice")

@@ -60,3 +60,10 @@ def test_fewer_encoders_than_seeds_are_said(index: ShardIndex, seeds: tuple[int,
     found = notes(settings, index, ARMS, RATES, {1, 2, 4})
     assert sum(said in text for text in found if said) == bool(said)
     assert len(found) == 1 + bool(said)
+
+
+@pytest.mark.parametrize(("steps", "said"), [(5, True), (40, True), (41, False)])
+def test_a_training_that_is_all_warm_up_is_said(index: ShardIndex, steps: int, said: bool) -> None:
+    settings = RunConfig.model_validate({"finetune": {"steps": steps, "warmup_steps": 40}})
+    found = notes(settings, index, ARMS, RATES, {1, 2, 4})
+    assert (f"finetune.warmup_steps = 40, finetune.steps = {steps})" in found[0]) == said

@@ -90,6 +90,8 @@ def test_overrides_reach_every_depth_and_keep_the_rest() -> None:
         ("pretrain.crop_DHW=[16, 16]", ("pretrain.crop_DHW",)),
         ("pretrain.crop_DHW=[16, 16, x]", ("pretrain.crop_DHW.2", "'x'")),
         ("sweep.budgets=[4, 1]", ("sweep", "budgets = [4, 1] must be rising")),
+        ("sweep.budgets=[0, 4]", ("sweep.budgets", "greater than or equal to 1")),
+        (f"sweep.budgets=[1{400 * '0'}]", ("sweep.budgets", "less than or equal to 1000000")),
         ("sweep.budgets=[]", ("sweep.budgets", "[]")),
         ("sweep.budgets=4", ("sweep.budgets = 4", "a list is wanted, such as [1,2,4]")),
         ("evaluate.tolerance_mm=.inf", ("evaluate.tolerance_mm", "finite number")),
