@@ -122,7 +122,8 @@ def predict(comparison: Comparison, job: FinetuneJob, folder: Path, commands: Pa
         call(commands / command, words, places | fixed, folder / "log")
 
     raw = folder / "raw" / DATASET
-    own = [case for case in comparison.archive.cases if case.subject in job.subjects and case.label_path is not None]
+    built = {volume.case for volume in comparison.index.volumes if volume.has_label and volume.subject in job.subjects}
+    own = [case for case in comparison.archive.cases if case.case in built]
     lay_out(own, comparison.index, raw / "imagesTr", raw / "labelsTr")
     lay_out(comparison.test.cases, comparison.index, folder / "test", None)
     (raw / "dataset.json").write_text(json.dumps(dataset_json(comparison.index, len(own))))

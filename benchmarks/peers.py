@@ -44,7 +44,10 @@ MULTIPLE = {"swinunetr": 32, "unet": 16}  # by what a network halves its input i
 
 
 class Peer(nn.Module):
-    """As our network is called: any size in, a list with one scale out."""
+    """As our network is called: any size in, a list with one scale out.
+
+    What a size lacks is filled with the lowest value of the volume and channel, as crops and windows are.
+    """
 
     def __init__(self, network: nn.Module, multiple: int) -> None:
         super().__init__()
@@ -58,7 +61,8 @@ class Peer(nn.Module):
     def forward(self, volume_BCDHW: Tensor) -> list[Tensor]:
         d, h, w = volume_BCDHW.shape[2:]
         after = [x for n in (w, h, d) for x in (0, -n % self.multiple)]
-        padded = F.pad(volume_BCDHW, after, value=float(volume_BCDHW.min()))
+        lowest_BC111 = volume_BCDHW.amin((2, 3, 4), keepdim=True)
+        padded = F.pad(volume_BCDHW - lowest_BC111, after) + lowest_BC111
         return [self.network(padded)[..., :d, :h, :w]]
 
 
