@@ -33,9 +33,13 @@ def peer_rows(word: str) -> list[ScoreRow]:
 
 
 def table(rows: Sequence[ScoreRow], arm: str) -> list[str]:
-    """Markdown, a line for each budget and network. InputError where `arm` has no scores."""
+    """Markdown, a line for each budget and network. InputError where `arm` has no scores, or not another's seeds."""
     if arm not in {row.arm for row in rows}:
         raise InputError(f"--arm {arm}: no scores of it at the peers' budgets")
+    made = {(row.budget, row.arm, row.seed) for row in rows}
+    for budget, other, seed in sorted(made):
+        if (budget, arm, seed) not in made:
+            raise InputError(f"{other} has scores of budget {budget}, seed {seed}, and {arm} has none: nothing to pair")
     points = arm_curve(rows)
     against = {(c.budget, c.arm): c for other in {p.arm for p in points} - {arm} for c in compare(rows, arm, other)}
     lines = [

@@ -121,6 +121,22 @@ def test_scans_of_any_kind_come_as_one_file_a_channel(
     assert {row.dice for row in read_scores(tmp_path / "out" / "scores.csv")} == {1.0}
 
 
+def test_a_scan_that_stands_there_twice_is_trained_on_once(call: Callable[..., None], tmp_path: Path) -> None:
+    """The shards hold it once, so that the other networks see it once, and nobody's test scan in training."""
+    data, shards = write_archive(tmp_path / "data", ".nii.gz", False, PLAIN), tmp_path / "shards"
+    for path in (*data.glob("imagesTr/p*"), *data.glob("labelsTr/p*")):
+        copy = path.with_name(path.name.replace("p", "q", 1))
+        copy.write_bytes(path.read_bytes())
+    subjects = {f"{name}{case}": f"person {case}" for name in "pq" for case in range(CASES)}
+    (data / "subjects.json").write_text(json.dumps(subjects))
+    build(data, shards, BuildConfig(format="zarr", preprocess=KEEP_ALL))
+    for case in range(CASES):
+        write_sitk(tmp_path / "predictions" / f"p{case}.nii.gz", label_XYZ(case, 3))
+    call()
+    (raw,) = (tmp_path / "out").rglob("Dataset001_Own/labelsTr")
+    assert [path.name[0] for path in sorted(raw.iterdir())] == ["p", "p"]
+
+
 @pytest.mark.parametrize(
     ("labels", "told"),
     [

@@ -9,14 +9,16 @@ from data_shards.errors import InputError
 from maetrain.evaluate.scores import ScoreRow, read_scores, write_scores
 
 
-def leave(folder: Path, arms: dict[str, float], budgets: tuple[int, ...] = (4,), num_persons: int = 6) -> str:
-    """Scores of three seeds; Dice of an arm, a little more for each person."""
+def leave(
+    folder: Path, arms: dict[str, float], budgets: tuple[int, ...] = (4,), num_persons: int = 6, num_seeds: int = 3
+) -> str:
+    """Scores of some seeds; Dice of an arm, a little more for each person."""
     folder.mkdir(parents=True)
     rows = [
         ScoreRow(budget, arm, seed, f"case {n}", f"person {n}", "liver", dice + n / 100, 1.0, 0.9)
         for budget in budgets
         for arm, dice in arms.items()
-        for seed in range(3)
+        for seed in range(num_seeds)
         for n in range(num_persons)
     ]
     write_scores(folder / "scores.csv", rows)
@@ -44,10 +46,12 @@ def test_every_network_is_set_beside_the_arm_at_the_peers_budgets(tmp_path: Path
 def test_what_makes_no_table_is_refused_and_leaves_none(tmp_path: Path) -> None:
     sweep = leave(tmp_path / "sweep", {"scratch": 0.5, "mae": 0.6})
     unet, other = leave(tmp_path / "unet", {"unet": 0.5}), leave(tmp_path / "other", {"unet": 0.5}, num_persons=5)
+    more = leave(tmp_path / "more", {"unet": 0.5}, num_seeds=4)
     both = leave(tmp_path / "both", {"unet": 0.5, "nnunet": 0.6})
     for words, said in (
         ((unet, other), "occurs twice"),
         ((other,), "different test sets are mixed"),
+        ((more,), "unet has scores of budget 4, seed 3, and mae has none: nothing to pair"),
         ((f"mine={both}",), "one name for nnunet, unet"),
         ((str(tmp_path / "none"),), "none: no scores.csv there"),
         ((unet, "--arm", "nnssl"), "--arm nnssl: no scores of it at the peers' budgets"),

@@ -147,6 +147,23 @@ def test_swinunetr_does_one_voxel_more_and_not_one_less() -> None:
             network(torch.randn(1, 1, 32, 32, 32))
 
 
+def test_a_volume_is_filled_up_with_the_lowest_of_its_own_channel_whoever_is_beside_it() -> None:
+    network = peers.build("unet", 2, 2)
+    network.network = seen = Recorder()
+    volumes = torch.rand(2, 2, 20, 16, 16) + torch.tensor([[0.0, -5.0], [7.0, 3.0]])[:, :, None, None, None]
+    assert network(volumes)[0].allclose(volumes), "what was filled in is cut off"
+    padded = seen.given
+    assert padded.shape == (2, 2, 32, 16, 16) and padded[:, :, :20].allclose(volumes)
+    lowest = volumes.amin((2, 3, 4), keepdim=True)
+    assert padded[:, :, 20:].allclose(lowest.expand(-1, -1, 12, 16, 16))
+
+
+class Recorder(torch.nn.Module):
+    def forward(self, volume_BCDHW: torch.Tensor) -> torch.Tensor:
+        self.given = volume_BCDHW
+        return volume_BCDHW
+
+
 @pytest.mark.parametrize("name", [*peers.PEERS])
 def test_what_the_heads_start_at_reaches_each_voxel_of_a_peers_logits(name: str) -> None:
     network = peers.build(name, 1, 3).eval()
