@@ -10,7 +10,7 @@ import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -183,6 +183,7 @@ def finish_build(results: Iterable[ShardResult], out_dir: Path, archive: Archive
         shards=tuple(shards[name] for name in names if name in shards),
         quarantined=quarantined,
         duplicates=duplicates,
+        aliases=aliases(everything, volumes, duplicates),
         encoding=config.encoding,
         catalogue_sha256=hashlib.sha256(listing).hexdigest(),
         root=out_dir,
@@ -204,6 +205,16 @@ def without_duplicates(volumes: VolumeTable) -> tuple[VolumeTable, tuple[tuple[s
     dropped = [i for i, content in enumerate(hashes) if first[content] != i]
     kept = np.setdiff1d(np.arange(len(volumes)), dropped)
     return volumes.take(kept), tuple((cases[i], cases[first[hashes[i]]]) for i in dropped)
+
+
+def aliases(
+    everything: VolumeTable, kept: VolumeTable, duplicates: Sequence[tuple[str, str]]
+) -> tuple[tuple[str, str], ...]:
+    """Pairs of persons who share a duplicate and both have scans among those kept, each pair once and in order."""
+    person = dict(zip(*(everything.column(name).to_pylist() for name in ("case", "subject")), strict=True))
+    left = {*kept.column("subject").to_pylist()}
+    pairs = {tuple(sorted((person[case], person[same_as]))) for case, same_as in duplicates}
+    return tuple((one, other) for one, other in sorted(pairs) if one != other and {one, other} <= left)
 
 
 def _samples(

@@ -46,7 +46,11 @@ class ShardInfo:
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """A finished build. `duplicates` are (case, same_as): left out of `volumes`. `root` is where it was loaded from."""
+    """A finished build.
+
+    `duplicates` are (case, same_as), left out of `volumes`. `aliases` are pairs of persons still in `volumes` of whom
+    a scan with the same voxels was found: most likely one person under two names. `root` is where it was loaded from.
+    """
 
     format: Literal["zarr", "webdataset"]
     name: str
@@ -57,6 +61,7 @@ class ShardIndex:
     shards: tuple[ShardInfo, ...]
     quarantined: tuple[Quarantined, ...] = ()
     duplicates: tuple[tuple[str, str], ...] = ()
+    aliases: tuple[tuple[str, str], ...] = ()
     encoding: Encoding = Encoding()
     catalogue_sha256: str = ""
     meaning: LabelMeaning = PLAIN
@@ -124,6 +129,8 @@ class ShardIndex:
         header = _HEADER.dump_python(_Header(**fields, volumes_sha256=self.volumes.sha256), mode="json")
         if self.meaning == PLAIN:
             del header["meaning"]  # as in indexes from before there were others
+        if not self.aliases:
+            del header["aliases"]  # likewise
         return header
 
 
@@ -144,6 +151,7 @@ class _Header:
     shards: tuple[ShardInfo, ...]
     quarantined: tuple[Quarantined, ...]
     duplicates: tuple[tuple[str, str], ...]
+    aliases: tuple[tuple[str, str], ...] = ()
     meaning: LabelMeaning = PLAIN
 
 

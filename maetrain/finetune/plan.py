@@ -13,11 +13,21 @@ Encoders = Sequence[str]
 
 
 def split_of(index: ShardIndex, test_share: float, num_monitor: int, seed: int) -> Split:
-    """The split of an index's labelled persons; the same index and numbers give the same split."""
+    """The split of an index's labelled persons; the same index and numbers give the same split.
+
+    InputError where nobody is labelled, or where one of two names that share a scan is tested and the other is not.
+    """
     labelled = classes_by_subject(index)
     if not labelled:
         raise InputError(f"{index.root}: no labelled scan in it; a sweep needs labels (labelsTr in the archive)")
-    return make_split(labelled, test_share, num_monitor, seed)
+    split = make_split(labelled, test_share, num_monitor, seed)
+    for one, other in index.aliases:
+        if (one in split.test) != (other in split.test):
+            raise InputError(
+                f"{one} and {other} share a scan, and one of them tests while the other trains: if they are one person, "
+                "say so in subjects.json and build the shards again; if not, remove the copy (catalogue.parquet: duplicate)"
+            )
+    return split
 
 
 def pretrain_pool(index: ShardIndex, split: Split | None) -> tuple[str, ...]:

@@ -108,6 +108,19 @@ def test_equal_scans_are_stored_once_and_listed_preferring_the_labelled_one(arch
     assert [v.case for v in index.volumes] == ["case_0", "case_1", "case_2", "case_3"]
     assert index.duplicates == (("a_copy_of_2", "case_2"), ("case_4", "case_1"))
     assert len({v.voxel_sha256 for v in index.volumes}) == 4
+    assert index.aliases == (), "whose only scan is left out is nobody any more"
+
+
+def test_two_persons_with_one_scan_are_named_where_both_have_others(archive, tmp_path):
+    for path, like in (("imagesTr/case_4", 1), ("imagesTs/case_5", 2), ("imagesTs/case_6", 6)):
+        write_nifti(archive / f"{path}.nii.gz", place_code(SHAPE, like))
+    # y and x share case_1's voxels; z's two copies are z's own
+    persons = {"case_0": "y", "case_4": "y", "case_1": "x", "case_2": "z", "case_5": "z", "case_6": "z"}
+    (archive / "subjects.json").write_text(json.dumps(persons))
+    index = build(archive, tmp_path / "out", config())
+    assert index.duplicates == (("case_4", "case_1"), ("case_5", "case_2"))
+    assert index.aliases == (("x", "y"),)
+    assert ShardIndex.load(tmp_path / "out") == index
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -51,6 +51,18 @@ def test_nobody_who_tests_or_monitors_is_in_the_pretraining_pool(small_index: Sh
     assert set(pretrain_pool(small_index, None)) == everyone
 
 
+def test_a_person_with_two_names_who_would_test_and_train_is_refused(small_index: ShardIndex) -> None:
+    split = split_of(small_index, 0.25, 1, seed=0)
+    (tested, *_), (trains, also_trains, *_) = split.test, split.train
+    for pair, is_refused in (((trains, also_trains), False), ((trains, tested), True), ((tested, "unlabelled"), True)):
+        index = replace(small_index, aliases=(pair,))
+        if is_refused:
+            with pytest.raises(InputError, match=f"^{pair[0]} and {pair[1]} share a scan.*subjects.json"):
+                split_of(index, 0.25, 1, seed=0)
+        else:
+            assert split_of(index, 0.25, 1, seed=0) == split
+
+
 def test_a_budget_larger_than_the_persons_there_are_is_refused_with_both_numbers(small_index: ShardIndex) -> None:
     split = split_of(small_index, 0.25, 2, 0)
     with pytest.raises(InputError, match=f"budget 99 .* {len(split.train)} training persons.*sweep.budgets"):
