@@ -91,6 +91,7 @@ def report_inputs(
             *notes(config, index, comparison.arms, rates, {job.budget for job in comparison.trials()}),
             *_watched_and_seen(overlap(index, split.monitor, seen)),
             *_unequal_steps(results),
+            *several_versions(results),
         ],
     )
 
@@ -112,6 +113,17 @@ def _unequal_steps(results: Sequence[JobResult]) -> list[str]:
     return [
         f"Jobs ended early (finetune.patience), after {fewest} to {most} steps: arms are not compared at equal steps."
     ]
+
+
+def several_versions(results: Sequence[JobResult]) -> list[str]:
+    """Jobs that are kept from an earlier call may be of an older program; their settings alone are the same."""
+    commits: dict[str, set[str]] = {}
+    for result in results:
+        commits.setdefault(result.job.arm, set()).add(result.made_by.get("commit", "unknown"))
+    if len(set().union(*commits.values())) < 2:
+        return []
+    listed = "; ".join(f"{arm} by {join(sorted(found))}" for arm, found in commits.items())
+    return [f"Jobs were finished by different versions of the code ({listed}): arms may differ by more than their start."]
 
 
 def _pictures(pretraining: Path | None, stages: Mapping[FinetuneJob, Stage], out: Path) -> list[Picture]:

@@ -2,9 +2,11 @@
 
 import pytest
 
-from cluster.reporting import notes
+from cluster.reporting import notes, several_versions
 from data_shards.formats.index import ShardIndex, VolumeTable
 from data_shards.preprocess import PreprocessConfig
+from maetrain.finetune.config import FinetuneJob
+from maetrain.finetune.job import JobResult
 from maetrain.recipes.config import RunConfig
 
 ARMS: dict[str, list[str]] = {"scratch": [], "mae": ["a", "b", "c"]}
@@ -67,3 +69,25 @@ def test_a_training_that_is_all_warm_up_is_said(index: ShardIndex, steps: int, s
     settings = RunConfig.model_validate({"finetune": {"steps": steps, "warmup_steps": 40}})
     found = notes(settings, index, ARMS, RATES, {1, 2, 4})
     assert (f"finetune.warmup_steps = 40, finetune.steps = {steps})" in found[0]) == said
+
+
+@pytest.mark.parametrize(
+    ("by", "said"),
+    [
+        ({"scratch": ["1a2b", "1a2b"], "mae": ["1a2b", "1a2b"]}, ""),
+        ({"scratch": ["1a2b", "1a2b"], "mae": ["1a2b", "3c4d"]}, "(scratch by 1a2b; mae by 1a2b and 3c4d)"),
+        ({"scratch": ["1a2b"], "mae": [None]}, "(scratch by 1a2b; mae by unknown)"),
+    ],
+)
+def test_arms_of_different_versions_of_the_code_are_said(by: dict[str, list[str | None]], said: str) -> None:
+    results = [result(arm, seed, commit) for arm, commits in by.items() for seed, commit in enumerate(commits)]
+    found = several_versions(results)
+    assert len(found) == bool(said) and all(said in text for text in found)
+
+
+def result(arm: str, seed: int, commit: str | None) -> JobResult:
+    job = FinetuneJob(budget=4, arm=arm, seed=seed, subjects=("a", "b", "c", "d"))
+    times = {"training_s": 1, "scoring_s": 1, "seconds": 2}
+    curve = {"monitor_steps": [0, 5], "monitor_dice": [0.1, 0.2], "test_dice": 0.3, "steps": 5, "kept_step": 5}
+    made_by = {"commit": commit} if commit else {}
+    return JobResult.model_validate({"job": job, "learning_rate": 1e-3, "made_by": made_by, **curve, **times})
