@@ -123,7 +123,9 @@ def several_versions(results: Sequence[JobResult]) -> list[str]:
     if len(set().union(*commits.values())) < 2:
         return []
     listed = "; ".join(f"{arm} by {join(sorted(found))}" for arm, found in commits.items())
-    return [f"Jobs were finished by different versions of the code ({listed}): arms may differ by more than their start."]
+    return [
+        f"Jobs were finished by different versions of the code ({listed}): arms may differ by more than their start."
+    ]
 
 
 def _pictures(pretraining: Path | None, stages: Mapping[FinetuneJob, Stage], out: Path) -> list[Picture]:
@@ -155,10 +157,11 @@ def notes(
     said = []
     if config.sweep.max_test_cases:
         said.append(f"Only the first {config.sweep.max_test_cases} test cases were scored (sweep.max_test_cases).")
-    if config.finetune.warmup_steps >= config.finetune.steps:
+    warmup_steps, steps = config.finetune.warmup_steps, config.finetune.steps
+    if warmup_steps >= steps:
         said.append(
-            f"Warm-up is not over before training is (finetune.warmup_steps = {config.finetune.warmup_steps}, finetune.steps "
-            f"= {config.finetune.steps}): the learning rate only rose."
+            f"All of training was warm-up (finetune.warmup_steps = {warmup_steps}, finetune.steps = {steps}): the "
+            "learning rate only rose."
         )
     if index.duplicates:
         said.append(f"{len(index.duplicates)} scans with the voxels of another were left out.")

@@ -4,7 +4,6 @@ import csv
 import math
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 
@@ -77,7 +76,7 @@ def test_steps_and_labels_saved_are_those_of_the_sweep() -> None:
 
 
 def persons(equivalent: float, low: float, high: float) -> str:
-    """Persons that scratch needs, between the smallest budget (1, where a resampling ends at 0) and the largest (99)."""
+    """Persons that scratch needs, read off between the smallest budget, 1, and the largest, 99."""
     number, least, most = (beyond(value) for value in (equivalent, low, high))
     return number if number == least else f"{number} ({least} to {most})"
 
