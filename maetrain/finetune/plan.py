@@ -24,8 +24,8 @@ def split_of(index: ShardIndex, test_share: float, num_monitor: int, seed: int) 
     for one, other in index.aliases:
         if (one in split.test) != (other in split.test):
             raise InputError(
-                f"{one} and {other} share a scan, and only one of them is a test person: if they are one person, say so "
-                "in subjects.json and build the shards again; if not, remove the copy (a duplicate in catalogue.parquet)"
+                f"{one} and {other} share a scan, and only one of them is a test person: if both are one person, say "
+                "so in subjects.json and build the shards again; if not, remove the copy (see catalogue.parquet)"
             )
     return split
 
