@@ -3,7 +3,6 @@
 import csv
 import math
 import re
-from collections.abc import Sequence
 
 import pytest
 
@@ -97,14 +96,9 @@ def test_networks_of_others_stand_as_scored() -> None:
     for row in stated:
         budget, arm = int(row["labelled persons"]), PEERS[row["network"]]
         found = next(c for c in compare(rows, "mae", arm) if c.budget == budget)
-        assert [row["Dice"], row["mae"], row["seeds"]] == figures(
-            points[budget, arm].mean, found.baseline_mean, found.n_seeds
-        )
+        figures = [f"{points[budget, arm].mean:.3f}", f"{found.baseline_mean:.3f}", str(found.n_seeds)]
+        assert [row["Dice"], row["mae"], row["seeds"]] == figures
         assert row["difference (95 % interval)"] == with_interval(found.difference, found.low, found.high)
-
-
-def figures(dice: float, other: float, seeds: int) -> Sequence[str]:
-    return [f"{dice:.3f}", f"{other:.3f}", str(seeds)]
 
 
 def test_the_overview_names_every_folder() -> None:
